@@ -1,0 +1,1 @@
+"""The two quality filters: labels, features, heads, thresholds."""

@@ -1,0 +1,1 @@
+"""Recipes: each a whole job on one screen."""
