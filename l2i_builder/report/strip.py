@@ -1,0 +1,58 @@
+"""The preview of a sample: one horizontal WebP strip of square panels, made by the encode stage."""
+
+from __future__ import annotations
+
+import io
+from functools import cache
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from l2i_builder.config import Previews
+
+PANELS = ("original", "mask", "cut-out", "background")
+_TILE = 16  # pixels, of checkerboard squares and hatching: macroblocks, which compress best
+
+
+def make_strip(image: np.ndarray, mask: np.ndarray, background: np.ndarray | None, config: Previews) -> bytes:
+    """Return a WebP strip, 4 panels wide and 1 high: original, mask, cut-out on a checkerboard, background.
+
+    image uint8 [H, W, 3] sRGB; mask uint8 [H, W], the soft mask m scaled to 0..255; background like image, or
+    None for a sample refused before inpainting, whose last panel is hatched. Panels are ``config.side`` pixels
+    square. The same arrays give the same bytes. Takes 2 to 4 ms: WebP's method 0 costs a quarter more bytes
+    than its default and a third of the time.
+    """
+    side = config.side
+    strip = np.empty((side, len(PANELS) * side, 3), np.uint8)
+    panels = np.split(strip, len(PANELS), axis=1)  # views
+    panels[0][:] = _shrink(image, side)
+    small = _shrink(mask, side)
+    panels[1][:] = small[..., None]
+    m = small[..., None].astype(np.uint16)
+    panels[2][:] = (m * panels[0] + (255 - m) * _checkerboard(side) + 127) // 255
+    panels[3][:] = _hatching(side) if background is None else _shrink(background, side)
+    file = io.BytesIO()
+    Image.fromarray(strip).save(file, "WEBP", quality=config.quality, method=0)
+    return file.getvalue()
+
+
+def _shrink(array: np.ndarray, side: int) -> np.ndarray:
+    """Resize [H, W, ...] to [side, side, ...]: exact halvings first, six times as fast as one area resize."""
+    while min(array.shape[:2]) >= 2 * side:
+        array = cv2.resize(array, (array.shape[1] // 2, array.shape[0] // 2), interpolation=cv2.INTER_AREA)
+    return cv2.resize(array, (side, side), interpolation=cv2.INTER_LINEAR)
+
+
+@cache
+def _checkerboard(side: int) -> np.ndarray:
+    """Two light greys, uint8 [side, side, 3]."""
+    y, x = np.indices((side, side)) // _TILE
+    return np.where((x + y) % 2, 204, 238).astype(np.uint8)[..., None].repeat(3, axis=2)
+
+
+@cache
+def _hatching(side: int) -> np.ndarray:
+    """Diagonal stripes in mid greys: nothing was made here. uint8 [side, side, 3]."""
+    y, x = np.indices((side, side))
+    return np.where((x + y) // (_TILE // 2) % 2, 150, 170).astype(np.uint8)[..., None].repeat(3, axis=2)
