@@ -29,8 +29,10 @@ def make_strip(image: np.ndarray, mask: np.ndarray, background: np.ndarray | Non
     panels[0][:] = _shrink(image, side)
     small = _shrink(mask, side)
     panels[1][:] = small[..., None]
-    m = small[..., None].astype(np.uint16)
-    panels[2][:] = (m * panels[0] + (255 - m) * _checkerboard(side) + 127) // 255
+    m = cv2.merge([small] * 3)
+    panels[2][:] = cv2.add(
+        cv2.multiply(panels[0], m, scale=1 / 255), cv2.multiply(_checkerboard(side), 255 - m, scale=1 / 255)
+    )
     panels[3][:] = _hatching(side) if background is None else _shrink(background, side)
     file = io.BytesIO()
     Image.fromarray(strip).save(file, "WEBP", quality=config.quality, method=0)
