@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(gt=0)]
 Count = Annotated[int, Field(ge=0)]
 Seconds = Annotated[float, Field(gt=0)]
 
-HOW = {"identity": False}  # json_schema_extra of keys that do not change what is built
+HOW: dict[str, JsonValue] = {"identity": False}  # json_schema_extra of keys that do not change what is built
 
 
 def how(default: Any, description: str) -> Any:
@@ -161,6 +161,7 @@ class Cluster(Section):
     batch_rows: Positive = Field(32, description="input rows of a batch")
     window: Count = Field(0, description="batches in flight; 0 = three per model actor")
     shards_in_flight: Count = Field(0, description="shards open at once; 0 = one per fetch actor, plus one")
+    call_timeout: Seconds = Field(1800.0, description="seconds for one batch in one group; a hung actor is replaced")
     attempts: Positive = Field(3, description="attempts at a shard before it is listed as failed")
 
 

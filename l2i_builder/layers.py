@@ -26,7 +26,7 @@ def hole(mask: np.ndarray, threshold: float, dilate: int) -> np.ndarray:
     mask uint8 [H, W], H and W multiples of 8. Returns bool [H, W]; nothing selected gives an empty hole.
     """
     height, width = mask.shape
-    selected = (mask > threshold * 255).astype(np.uint8)
+    selected: np.ndarray = (mask > threshold * 255).astype(np.uint8)
     radius = round(dilate * max(height, width) / 512)
     if radius:
         disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1))

@@ -193,6 +193,7 @@ class Batch:
 
     rows: list[Row]
     live: np.ndarray  # int64 [N]
+    shard_rows: int = 0  # rows of the whole input shard
     image: np.ndarray | None = None  # uint8 [N, H, W, 3], sRGB
     mask: np.ndarray | None = None  # uint8 [N, H, W]
     background: np.ndarray | None = None  # uint8 [N, H, W, 3]
@@ -200,6 +201,7 @@ class Batch:
     triplets: dict[str, dict[str, bytes]] = field(default_factory=dict)
     previews: dict[str, bytes] = field(default_factory=dict)  # key -> WebP strip
     seconds: dict[str, float] = field(default_factory=dict)  # stage -> busy wall seconds
+    images: dict[str, int] = field(default_factory=dict)  # stage -> pixel slots it worked on
 
     def __len__(self) -> int:
         return len(self.live)

@@ -1,0 +1,62 @@
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+VENV ?= .venv
+UV_VERSION := 0.13.9
+BIN := $(VENV)/bin
+RUN_PYTHON := NO_ALBUMENTATIONS_UPDATE=1 $(BIN)/python
+
+.PHONY: help build-shards test test-fast lint format types coverage setup setup-dev lock clean
+
+help: ## list the targets
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  \033[1m%-14s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+build-shards: $(VENV)/.runtime ## build shards; CONFIG= METADATA= OUT= ARGS= (none: the sample photographs, on this machine)
+	@$(RUN_PYTHON) -m pipelines.build_shards $(if $(CONFIG),--config $(CONFIG)) $(if $(METADATA),--metadata '$(METADATA)') \
+		$(if $(OUT),--out '$(OUT)') $(ARGS)
+
+test: $(VENV)/.dev ## run all tests
+	@$(RUN_PYTHON) -m pytest $(ARGS)
+
+test-fast: $(VENV)/.dev ## run the tests that take seconds
+	@$(RUN_PYTHON) -m pytest -m "not slow" $(ARGS)
+
+coverage: $(VENV)/.dev ## run all tests and print the coverage of each file
+	@$(RUN_PYTHON) -m pytest --cov --cov-report=term-missing:skip-covered $(ARGS)
+
+lint: $(VENV)/.dev ## check style (ruff) and types (mypy)
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+
+format: $(VENV)/.dev ## format the code
+	@$(BIN)/ruff check --fix-only -q . && $(BIN)/ruff format .
+
+setup: $(VENV)/.runtime ## install what a run needs into .venv (Python 3.11 or 3.12)
+
+setup-dev: $(VENV)/.dev ## install what tests and checks need as well
+
+lock: $(VENV)/.dev ## choose the newest versions that fit and write requirements/
+	@$(BIN)/uv pip compile -q pyproject.toml --universal --python-version 3.11 --generate-hashes --no-header \
+		--upgrade -o requirements/lock.txt
+	@$(BIN)/uv pip compile -q pyproject.toml --extra dev -c requirements/lock.txt --universal --python-version 3.11 \
+		--generate-hashes --no-header --upgrade -o requirements/dev.txt
+
+clean: ## remove .venv and caches (runs/ and downloaded weights stay)
+	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache *.egg-info
+
+$(BIN)/uv:
+	@python=$$(for p in $(PYTHON) python3 python3.12 python3.11; do \
+		"$$p" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))' 2>/dev/null && echo "$$p" && break; done); \
+	if [ -z "$$python" ]; then echo "Python 3.11 or 3.12 is needed; point PYTHON= at one." >&2; exit 1; fi; \
+	echo "setting up $(VENV) with $$("$$python" --version)"; \
+	"$$python" -m venv $(VENV) && $(BIN)/python -m pip install -q --disable-pip-version-check uv==$(UV_VERSION)
+
+$(VENV)/.runtime: requirements/lock.txt pyproject.toml | $(BIN)/uv
+	@echo "installing the locked packages (several GB the first time)"
+	@[ -e $(VENV)/.dev ] || $(BIN)/uv pip sync -q --python $(BIN)/python requirements/lock.txt
+	@$(BIN)/uv pip install -q --python $(BIN)/python --no-deps -e .
+	@touch $@
+
+$(VENV)/.dev: requirements/dev.txt pyproject.toml | $(BIN)/uv
+	@echo "installing the locked packages and what tests need"
+	@$(BIN)/uv pip sync -q --python $(BIN)/python requirements/dev.txt
+	@$(BIN)/uv pip install -q --python $(BIN)/python --no-deps -e .
+	@touch $@ $(VENV)/.runtime

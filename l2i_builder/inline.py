@@ -1,0 +1,26 @@
+"""The same run in one process, without Ray: for debugging a stage, and as the yardstick of overhead."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from l2i_builder.commit import commit_shard
+from l2i_builder.config import Config
+from l2i_builder.ingest import InputShard
+from l2i_builder.progress import Progress
+from l2i_builder.resources import ORDER
+from l2i_builder.source import make_source
+from l2i_builder.stages import make_stages, run_stages
+
+
+def run_inline(config: Config, shards: Sequence[InputShard], run_digest: str, progress: Progress) -> None:
+    """Run shards one after another in a plain loop. An exception ends the run; finished shards stay."""
+    source, stages = make_source(config), make_stages(ORDER, config)
+    for shard in shards:
+        stats = {"attempt": 1, "start_time": time.time()}
+        batches = []
+        for batch in source.batches(shard):
+            batches.append(run_stages(stages, batch))
+            progress.rows(rows=len(batch.rows), kept=sum(row.kept for row in batch.rows))
+        progress.shard_done(commit_shard(config.out, shard, config, batches, stats, run_digest))

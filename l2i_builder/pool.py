@@ -1,0 +1,155 @@
+"""Pools of Ray actors: who is free, who is dead, and who comes back.
+
+A pool hands out *slots* of healthy actors. An actor that fails gets its slot back only when it answers
+``ready`` again: choosing the least loaded actor would feed dead ones, since calls to them return at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import ray
+from ray.exceptions import (
+    ActorDiedError,
+    ActorUnavailableError,
+    GetTimeoutError,
+    RayActorError,
+    RayError,
+    RayTaskError,
+    TaskCancelledError,
+)
+
+from l2i_builder.errors import ClusterError, L2IError
+
+READY_TRIES = 3  # times an actor may raise while it loads before it is given up
+CALL_TRIES = 3  # actors a batch is tried on before its shard's attempt fails
+
+
+class Slots:
+    """Free slots of actors, preferring those on a given node: pixels then stay in that node's object store."""
+
+    def __init__(self) -> None:
+        self._free: list[tuple[Any, str]] = []
+        self._changed = asyncio.Condition()
+
+    async def get(self, node: str = "") -> tuple[Any, str]:
+        async with self._changed:
+            await self._changed.wait_for(lambda: self._free)
+            near = (i for i, (_, where) in enumerate(self._free) if where == node)
+            return self._free.pop(next(near, 0))
+
+    async def put(self, actor: Any, node: str) -> None:
+        async with self._changed:
+            self._free.append((actor, node))
+            self._changed.notify()
+
+
+class Pool:
+    """Actors of one kind. ``make()`` creates one; ``size`` actors with ``slots`` calls in flight each.
+
+    ``fatal`` is done when the pool cannot go on: an error the user must mend, or no actor left.
+    """
+
+    def __init__(self, name: str, make: Callable[[], Any], size: int, slots: int, timeout: float) -> None:
+        self.name, self.size, self.timeout = name, size, timeout
+        self.fatal: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.restarts = 0
+        self._make, self._slots = make, Slots()
+        self._lost = 0
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.actors = [make() for _ in range(size)]
+        for actor in self.actors:
+            for _ in range(slots):
+                self._spawn(self._revive(actor))
+
+    async def call(self, ref: Any, node: str = "") -> tuple[Any, Any]:
+        """Run ``actor.run(ref)`` on a healthy actor. Returns (result ref, its small summary).
+
+        An actor's death or silence costs another try elsewhere; what the call itself raises goes to the caller.
+        """
+        for left in reversed(range(CALL_TRIES)):
+            actor, where = await self._slots.get(node)
+            result, summary = actor.run.options(num_returns=2).remote(ref)
+            try:
+                value = await asyncio.wait_for(summary, self.timeout)
+            except RayTaskError:  # its code raised, or its input was lost; the actor lives
+                await self._slots.put(actor, where)
+                raise
+            except (RayActorError, TimeoutError, GetTimeoutError) as error:
+                if not isinstance(error, RayActorError):
+                    ray.kill(actor, no_restart=False)
+                self._spawn(self._revive(actor))
+                self.restarts += 1
+                if not left:
+                    raise ClusterError(f"{CALL_TRIES} {self.name} actors in a row gave no answer.") from error
+            except BaseException:
+                ray.cancel(summary)
+                self._spawn(self._revive(actor))
+                raise
+            else:
+                await self._slots.put(actor, where)
+                return result, value
+        raise AssertionError("unreachable")
+
+    async def stream(self, *args: Any) -> AsyncIterator[tuple[Any, str]]:
+        """Yield (ref, node) of everything ``actor.stream(*args)`` yields, holding one slot meanwhile."""
+        actor, where = await self._slots.get()
+        refs = actor.stream.options(num_returns="streaming", _generator_backpressure_num_objects=2).remote(*args)
+        try:
+            async for ref in refs:
+                yield ref, where
+            await refs.completed()  # a generator's death arrives as a last, poisoned ref: ask
+        except (ActorDiedError, ActorUnavailableError):
+            self.restarts += 1
+            self._spawn(self._revive(actor))
+            raise
+        except BaseException:
+            ray.cancel(refs)
+            self._spawn(self._revive(actor))
+            raise
+        else:
+            await self._slots.put(actor, where)
+
+    def close(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        if self.fatal.done():
+            self.fatal.exception()
+
+    def _spawn(self, coroutine: Any) -> None:
+        task = asyncio.get_running_loop().create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _revive(self, actor: Any) -> None:
+        """Give one slot of an actor back once it answers; replace an actor that is gone for good."""
+        raised = 0
+        while True:
+            try:
+                where = await actor.ready.remote()
+            except RayTaskError as error:
+                raised += 1
+                if isinstance(error.cause, L2IError):
+                    return self._fail(error.cause)
+                if raised == READY_TRIES:
+                    return self._give_up(error)
+            except ActorDiedError:  # beyond Ray's own restarts
+                self.actors[self.actors.index(actor)] = actor = self._make()
+            except TaskCancelledError:
+                pass
+            except RayError:
+                await asyncio.sleep(1)
+            else:
+                return await self._slots.put(actor, where)
+
+    def _give_up(self, error: RayTaskError) -> None:
+        self._lost += 1
+        if self._lost >= self.size:
+            reason = str(error.cause or error).strip().splitlines()
+            self._fail(ClusterError(f"No {self.name} actor could start: {reason[-1] if reason else error}"))
+
+    def _fail(self, error: L2IError) -> None:
+        if not self.fatal.done():
+            self.fatal.set_exception(error)
