@@ -1,0 +1,78 @@
+"""The ledger: one parquet file a shard, one line for every input row, whatever became of it."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields
+from enum import Enum
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from l2i_builder.errors import L2IError, OutputError
+from l2i_builder.sample import UNKNOWN, Row
+from l2i_builder.storage import open_read
+
+METADATA_KEY = b"l2i"  # of the parquet schema; its value is JSON
+
+_TYPES = {"str": pa.string(), "int": pa.int64(), "float": pa.float64(), "bool": pa.bool_()}
+_KINDS: dict[str, str] = {field.name: str(field.type) for field in fields(Row)}
+SCHEMA = pa.schema([pa.field(name, _TYPES[kind], nullable=False) for name, kind in _KINDS.items()])
+
+
+def write_ledger(rows: Iterable[Row], metadata: Mapping[str, Any]) -> bytes:
+    """Return a parquet file (zstd) of the rows in the given order; the same rows give the same bytes.
+
+    ``metadata`` (JSON types) goes under the schema's key ``l2i``.
+    """
+    columns: dict[str, list[Any]] = {name: [] for name in _KINDS}
+    for row in rows:
+        for name, value in plain(row).items():
+            columns[name].append(value)
+    note = json.dumps(dict(metadata), sort_keys=True, ensure_ascii=True).encode()
+    table = pa.table(columns, schema=SCHEMA.with_metadata({METADATA_KEY: note}))
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd", row_group_size=100_000)
+    return sink.getvalue().to_pybytes()
+
+
+def read_ledger(url: str, columns: Sequence[str] | None = None) -> pa.Table:
+    """Read a ledger, or only the named columns of it. Raises OutputError where it is missing or damaged."""
+    with open_read(url, OutputError, cache="none") as file:
+        try:
+            return pq.read_table(file, columns=list(columns) if columns is not None else None, use_threads=False)
+        except L2IError:
+            raise
+        except Exception as problem:  # pyarrow raises more than ArrowException on damaged files
+            raise OutputError(
+                f"the ledger {url} cannot be read: {' '.join(str(problem).split())[:200]}. "
+                "Delete the shard's manifest and run the build again: it is made anew."
+            ) from problem
+
+
+def ledger_metadata(table: pa.Table) -> dict[str, Any]:
+    """Return what ``write_ledger`` was given as metadata."""
+    return json.loads((table.schema.metadata or {}).get(METADATA_KEY, b"{}"))
+
+
+def plain(row: Row) -> dict[str, Any]:
+    """Return a row's fields as plain finite values of the schema's types, in the schema's order.
+
+    Lone surrogates become "?", numbers that are not finite ``UNKNOWN``: no reader can choke on them.
+    """
+    return {name: _plain(getattr(row, name), kind) for name, kind in _KINDS.items()}
+
+
+def _plain(value: Any, kind: str) -> Any:
+    if kind == "str":
+        text = value.value if isinstance(value, Enum) else str(value)
+        return text.encode("utf-8", "replace").decode()
+    if kind == "bool":
+        return bool(value)
+    number = float(value)
+    if not math.isfinite(number):
+        number = float(UNKNOWN)
+    return number if kind == "float" else int(value) if math.isfinite(float(value)) else UNKNOWN

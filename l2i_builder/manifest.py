@@ -1,0 +1,194 @@
+"""Manifests: what an output folder was made from (``run.json``), and that a shard is finished and what it holds."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from pydantic import BaseModel
+
+from l2i_builder import __version__, storage
+from l2i_builder.config import Config
+from l2i_builder.errors import ConfigError, OutputError
+
+RUN_FILE = "run.json"
+FOLDER = "manifests"
+
+
+@dataclass(frozen=True)
+class RunManifest:
+    """What a run is made from. Two runs may write into one folder only if these agree.
+
+    config: ``identity`` of the configuration; weights: name -> sha256; input: digest of the input plan.
+    """
+
+    config: dict[str, Any]
+    weights: dict[str, str]
+    input: str
+    version: str = __version__
+
+    @classmethod
+    def of(cls, config: Config, input_digest: str, weights: Mapping[str, str]) -> RunManifest:
+        """Return the manifest of a run; weights: name -> sha256."""
+        return cls(identity(config), dict(weights), input_digest)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of configuration, weights and input. Not of the version: a bug-fix release may go on."""
+        return hashlib.sha256(
+            canonical({"config": self.config, "weights": self.weights, "input": self.input})
+        ).hexdigest()
+
+    def to_json(self) -> bytes:
+        return pretty(asdict(self) | {"digest": self.digest})
+
+    @classmethod
+    def from_json(cls, data: bytes, name: str = RUN_FILE) -> RunManifest:
+        """Raises OutputError where the JSON is damaged."""
+        return _load(cls, data, name)
+
+
+@dataclass(frozen=True)
+class ShardManifest:
+    """Written last, so its presence says that the shard is finished, also where it keeps nothing.
+
+    files: path inside the output folder -> {"bytes", "sha256"} (tars also "md5", which wids asks for). The stats
+    file is not among them: it holds times, and manifests are the same on every run.
+    """
+
+    shard: int
+    rows: int
+    kept: int
+    reasons: dict[str, int] = field(default_factory=dict)
+    files: dict[str, dict[str, Any]] = field(default_factory=dict)
+    run_digest: str = ""
+
+    @property
+    def name(self) -> str:
+        return shard_name(self.shard)
+
+    def to_json(self) -> bytes:
+        return pretty(asdict(self))
+
+    @classmethod
+    def from_json(cls, data: bytes, name: str = "manifest") -> ShardManifest:
+        """Raises OutputError where the JSON is damaged."""
+        return _load(cls, data, name)
+
+
+def shard_name(number: int) -> str:
+    """Return a shard's file name without extension: at least five digits."""
+    return f"{number:05d}"
+
+
+def manifest_url(out: str, shard: int) -> str:
+    """Return where a shard's manifest is kept."""
+    return storage.join(out, FOLDER, f"{shard_name(shard)}.json")
+
+
+def read_manifest(out: str, shard: int) -> ShardManifest:
+    """Read a shard's manifest. Raises OutputError where it is missing or damaged."""
+    url = manifest_url(out, shard)
+    return ShardManifest.from_json(storage.read_bytes(url), url)
+
+
+def finished(out: str) -> set[int]:
+    """Return the numbers of the finished shards: one listing, however many there are."""
+    names = storage.list_names(storage.join(out, FOLDER), ".json")
+    return {int(name.removesuffix(".json")) for name in names if name.removesuffix(".json").isdecimal()}
+
+
+def identity(config: Config) -> dict[str, Any]:
+    """Return the configuration without the keys that only say how the run is carried out, as JSON types."""
+    return _identity(config)
+
+
+def _identity(section: BaseModel) -> dict[str, Any]:
+    plain = section.model_dump(mode="json")
+    result = {}
+    for name, info in type(section).model_fields.items():
+        extra = info.json_schema_extra
+        if isinstance(extra, dict) and extra.get("identity") is False:
+            continue
+        value = getattr(section, name)
+        result[name] = _identity(value) if isinstance(value, BaseModel) else plain[name]
+    return result
+
+
+def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Return the leaves in which two nested mappings differ, as "segment.backend: u2net -> isnet"."""
+    before, after = dict(_leaves(old)), dict(_leaves(new))
+    return [
+        f"{key}: {_show(before, key)} -> {_show(after, key)}"
+        for key in [*before, *(key for key in after if key not in before)]
+        if key not in before or key not in after or before[key] != after[key]
+    ]
+
+
+def claim(out: str, run: RunManifest) -> None:
+    """Write ``run.json``, or check that the folder's own agrees; raise ConfigError listing the differences."""
+    url = storage.join(out, RUN_FILE)
+    if not storage.exists(url):
+        if storage.list_names(storage.join(out, FOLDER)):
+            raise OutputError(f"{out} holds shards but no {RUN_FILE}. Restore the file, or use another output folder.")
+        storage.write_bytes(url, run.to_json())
+        return
+    old = RunManifest.from_json(storage.read_bytes(url), url)
+    differences = difference(_comparable(old), _comparable(run))
+    if differences:
+        listed = "\n".join(f"  {line}" for line in differences)
+        raise ConfigError(
+            f"{out} was begun with other settings:\n{listed}\n"
+            "Use another output folder, or take these settings back (old -> new)."
+        )
+
+
+def canonical(value: Any) -> bytes:
+    """Return JSON without choice: sorted keys, no spaces, ASCII."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False).encode()
+
+
+def pretty(value: Any) -> bytes:
+    """Return JSON for people, as deterministic as ``canonical``."""
+    return (json.dumps(value, sort_keys=True, indent=1, ensure_ascii=True, allow_nan=False) + "\n").encode()
+
+
+def _comparable(run: RunManifest) -> dict[str, Any]:
+    series = ".".join(run.version.split(".")[:2])  # a bug-fix release may go on where another began
+    return {**run.config, "weights": run.weights, "input digest": run.input, "version": series}
+
+
+def _leaves(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, item in value.items():
+        if isinstance(item, Mapping) and item:
+            yield from _leaves(item, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", item
+
+
+def _show(values: Mapping[str, Any], key: str) -> str:
+    if key not in values:
+        return "(absent)"
+    value = values[key]
+    return value if isinstance(value, str) and value else json.dumps(value, ensure_ascii=False)
+
+
+def _load(cls: Any, data: bytes, name: str) -> Any:
+    """Build a manifest dataclass from JSON, checking names and types of its fields; unknown keys are ignored."""
+    try:
+        raw = json.loads(data)
+        known = {item.name: raw[item.name] for item in fields(cls)}
+        kinds = {"int": int, "str": str}
+        for item in fields(cls):
+            kind = kinds.get(str(item.type), dict)
+            if not isinstance(known[item.name], kind) or isinstance(known[item.name], bool):
+                raise TypeError(f"{item.name} is not {item.type}")
+        return cls(**known)
+    except (ValueError, KeyError, TypeError, RecursionError) as problem:
+        raise OutputError(
+            f"{name} is damaged ({type(problem).__name__}: {problem}). "
+            "Restore it, or delete it and run the build again."
+        ) from problem

@@ -1,0 +1,202 @@
+"""Files in the local file system, object stores and memory, through fsspec.
+
+Every write is atomic: a reader sees the old file, the new one, or none. Errors come out as the class the caller
+names (``error=``), with a sentence that says what to do next.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, Any
+
+from l2i_builder.errors import L2IError, OutputError
+
+BLOCK = 4 * 2**20  # bytes of a ranged read from an object store
+
+
+def is_local(url: str) -> bool:
+    """Whether the URL is a path of this machine's file system."""
+    return "://" not in url or url.startswith(("file://", "local://"))
+
+
+def join(base: str, *parts: str) -> str:
+    """Join URL or path segments with single slashes."""
+    for part in parts:
+        base = base if base.endswith("/") or not base else base + "/"
+        base += part.strip("/")
+    return base
+
+
+def exists(url: str, error: type[L2IError] = OutputError) -> bool:
+    """Whether a file or folder is there."""
+    with explained("look for", url, error):
+        fs, path = filesystem(url)
+        return bool(fs.exists(path))
+
+
+def read_bytes(url: str, error: type[L2IError] = OutputError) -> bytes:
+    """Return a file's content."""
+    with explained("read", url, error):
+        fs, path = filesystem(url)
+        return bytes(fs.cat_file(path))
+
+
+def write_bytes(url: str, data: bytes, error: type[L2IError] = OutputError) -> None:
+    """Write a file atomically: a synced temporary and a rename locally, a single put in an object store."""
+    if is_local(url):
+        with create(url, error) as file:
+            file.write(data)
+        return
+    with explained("write", url, error):
+        fs, path = filesystem(url)
+        fs.pipe_file(path, data)
+
+
+@contextmanager
+def create(url: str, error: type[L2IError] = OutputError) -> Iterator[IO[bytes]]:
+    """Yield a binary file that becomes ``url`` when the block ends, and leaves nothing if it raises.
+
+    Local files are written beside their destination and renamed; others are spooled to the temporary folder and
+    uploaded. Errors of the block's own code pass through unchanged, except OSErrors.
+    """
+    with explained("write", url, error, (OSError,)):
+        if is_local(url):
+            destination = local_path(url)
+            destination.parent.mkdir(parents=True, exist_ok=True)
+            temporary = destination.with_name(f".{destination.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+        else:
+            handle, name = tempfile.mkstemp(prefix="l2i-")
+            os.close(handle)
+            temporary = Path(name)
+        try:
+            with temporary.open("w+b") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            if is_local(url):
+                temporary.replace(destination)
+                _sync_folder(destination.parent)
+            else:
+                upload(temporary, url, error)
+        finally:
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
+
+
+def upload(local: str | os.PathLike[str], url: str, error: type[L2IError] = OutputError) -> None:
+    """Copy a local file to ``url`` atomically."""
+    if not is_local(url):
+        with explained("write", url, error):
+            fs, path = filesystem(url)
+            fs.put_file(str(local), path)
+        return
+    with create(url, error) as target, Path(local).open("rb") as source:
+        while block := source.read(BLOCK):
+            target.write(block)
+
+
+def list_names(folder: str, suffix: str = "", error: type[L2IError] = OutputError) -> list[str]:
+    """Return the sorted base names of a folder's files that end in ``suffix``; [] if it is absent. One listing."""
+    with explained("list", folder, error):
+        fs, path = filesystem(folder)
+        try:
+            entries = fs.ls(path, detail=True)
+        except FileNotFoundError:
+            return []
+    names = (str(entry["name"]).rstrip("/").rpartition("/")[2] for entry in entries if entry["type"] == "file")
+    return sorted(name for name in names if name and name.endswith(suffix))
+
+
+def open_read(url: str, error: type[L2IError] = OutputError, cache: str = "readahead") -> IO[bytes]:
+    """Open a seekable binary file. ``cache`` is fsspec's: "readahead" for streaming, "none" for scattered reads."""
+    with explained("read", url, error):
+        fs, path = filesystem(url)
+        return fs.open(path, "rb", block_size=BLOCK, cache_type=cache)
+
+
+def delete(url: str, error: type[L2IError] = OutputError) -> None:
+    """Remove a file; an absent one is fine."""
+    with explained("delete", url, error):
+        fs, path = filesystem(url)
+        with suppress(FileNotFoundError):
+            fs.rm_file(path)
+
+
+def local_path(url: str) -> Path:
+    """Return the absolute path of a local URL, ``~`` expanded."""
+    return Path(url.removeprefix("file://").removeprefix("local://")).expanduser().absolute()
+
+
+def filesystem(url: str) -> tuple[Any, str]:
+    """Return the fsspec file system of a URL and the path in it.
+
+    Listings are never cached: other processes write the same folders. ``AWS_ENDPOINT_URL`` is passed on, so that
+    a change of it is not hidden by fsspec's cache of file systems.
+    """
+    import fsspec
+
+    options: dict[str, Any] = {"use_listings_cache": False}
+    if url.startswith(("s3://", "s3a://")):
+        endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+        if endpoint:
+            options["endpoint_url"] = endpoint
+    if is_local(url):
+        url = str(local_path(url))
+    fs, path = fsspec.core.url_to_fs(url, **options)
+    return fs, path
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename survive a power cut."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+_FILE_SYSTEM_MODULES = ("botocore", "aiobotocore", "s3fs", "fsspec", "gcsfs", "adlfs", "aiohttp", "google", "azure")
+
+
+@contextmanager
+def explained(
+    action: str,
+    url: str,
+    error: type[L2IError],
+    kinds: tuple[type[Exception], ...] = (OSError, ImportError, ValueError),
+) -> Iterator[None]:
+    """Turn what a file system raises into ``error`` with advice; anything else passes through."""
+    try:
+        yield
+    except L2IError:
+        raise
+    except Exception as problem:
+        foreign = type(problem).__module__.partition(".")[0] in _FILE_SYSTEM_MODULES
+        if not foreign and not isinstance(problem, kinds):
+            raise
+        raise error(f"cannot {action} {url}: {_reason(problem)}. {_advice(problem)}") from problem
+
+
+def _reason(problem: Exception) -> str:
+    text = getattr(problem, "strerror", None) or str(problem) or type(problem).__name__
+    return " ".join(str(text).split())[:300].rstrip(".")
+
+
+def _advice(problem: Exception) -> str:
+    if isinstance(problem, FileNotFoundError):
+        return "Check the path."
+    if isinstance(problem, (PermissionError, IsADirectoryError, NotADirectoryError, FileExistsError)):
+        return "Check the path and its permissions."
+    if isinstance(problem, OSError) and problem.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "Free some space, then run again: finished shards are kept."
+    if isinstance(problem, ImportError):
+        return "Install the fsspec package of this kind of storage (for example gcsfs for gs://)."
+    if isinstance(problem, ValueError):
+        return "Use a local path, s3://, gs:// or another URL that fsspec knows."
+    return "Check the address, the credentials (for s3://: AWS_* variables) and the network, then run again."
