@@ -23,6 +23,8 @@ from l2i_builder.errors import WeightsError
 Progress = Callable[[int, int], None]  # bytes done, bytes in all (0 = not known)
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+_SOURCE = re.compile(r"(pypi|npm|https?|hf):")
+_LARGEST = 16 * 2**30  # bytes; bound of a download whose size is not known
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,38 @@ REGISTRY: dict[str, Weights] = {
             "Apache-2.0",
             "EfficientNet-Lite0, ImageNet, the judges' backbone",
         ),
+        Weights(
+            "efficientnet_b0",
+            "hf:timm/efficientnet_b0.ra_in1k@1b5383e5f79cc0f7fc067e372f8f26a5fa73f26a/model.safetensors",
+            "d569899762ea9b1384ee07f4af64805cf8caa1c55f9253ebb1080dc40e87a2cd",
+            21_355_344,
+            "Apache-2.0",
+            "EfficientNet-B0, ImageNet, the paper's backbone of both filters",
+        ),
+        Weights(
+            "inspyrenet",
+            "https://github.com/plemeri/transparent-background/releases/download/1.2.12/ckpt_base.pth",
+            "0a6fe2a73ab0532d6d0b8d82849a9760a226df719e3063d09b4149ece6f80fcd",
+            367_520_613,
+            "MIT",
+            "InSPyReNet, Swin-B, sees 1024 pixels",
+        ),
+        Weights(
+            "inspyrenet-fast",
+            "https://github.com/plemeri/transparent-background/releases/download/1.2.12/ckpt_fast.pth",
+            "",
+            500_000_000,
+            "MIT",
+            "InSPyReNet, Swin-B, sees 384 pixels",
+        ),
+        Weights(
+            "lama",
+            "https://github.com/enesmsahin/simple-lama-inpainting/releases/download/v0.1.0/big-lama.pt",
+            "7ba7aa7ac37a4d41fdbbeba3a2af7ead18058552997e3a3cd1a3b2210c9e6b4c",
+            205_803_670,
+            "Apache-2.0",
+            "LaMa inpainting (big-lama), TorchScript",
+        ),
     )
 }
 
@@ -104,9 +138,12 @@ def file_sha256(path: Path) -> str:
 def lookup(name: str, sha256: str = "") -> Weights:
     """Return the registry's entry, pinned to ``sha256`` where the entry itself has no digest.
 
+    ``name`` may also be a source, as in ``Weights.source``: an entry without a digest of its own.
     Raises WeightsError for an unknown name, a malformed digest, and a digest that contradicts the entry's.
     """
     entry = REGISTRY.get(name)
+    if entry is None and _SOURCE.match(name):
+        entry = Weights(re.sub(r"[^A-Za-z0-9]+", "-", name)[-60:], name, "", _LARGEST, "not known", "given by source")
     if entry is None:
         raise WeightsError(f"no weights are called {name!r}; `l2i weights list` shows those there are")
     if sha256 and sha256.lower() != entry.sha256:
@@ -159,12 +196,12 @@ def cached(name: str, sha256: str = "") -> bool:
 
 
 def resolve(name_or_path: str, sha256: str = "", must_pin: bool = False) -> Path:
-    """Return the local file for a registry name or a path, its digest checked where one is known.
+    """Return the local file for a registry name, a source or a path, its digest checked where one is known.
 
     ``must_pin`` refuses a path without ``sha256``: for formats that can run code when loaded.
     Raises WeightsError.
     """
-    if name_or_path in REGISTRY:
+    if name_or_path in REGISTRY or _SOURCE.match(name_or_path):
         return pull(name_or_path, sha256)
     path = Path(name_or_path).expanduser()
     if not path.is_file():
