@@ -1,0 +1,335 @@
+"""What may be fetched: URL checks, and the guard that stands between a name and a connection.
+
+Rows come from strangers. A URL, a redirect or a DNS answer may point into the network the builder runs in
+(server-side request forgery), so addresses are judged where they are used: every answer of a look-up before
+it is handed on, and once more when the socket is made. Nothing is looked up twice, so an answer that changes
+between check and connect (DNS rebinding) has nothing to change.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import re
+import socket
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from aiohttp.abc import AbstractResolver, ResolveResult
+from yarl import URL
+
+from l2i_builder.errors import ConfigError
+from l2i_builder.sample import Reason
+
+Lookup = Callable[[str, int], Awaitable[list[str]]]  # host, port -> addresses; raises socket.gaierror
+
+# Not the public internet (IANA special-purpose registry, multicast, and what clouds put elsewhere).
+# ipaddress.is_global of Python 3.11 passes several of these.
+_BLOCKED_V4 = tuple(
+    ipaddress.IPv4Network(network)
+    for network in (
+        "0.0.0.0/8",  # this network
+        "10.0.0.0/8",  # private
+        "100.64.0.0/10",  # carrier-grade NAT; Alibaba's metadata service
+        "127.0.0.0/8",  # loopback
+        "168.63.129.16/32",  # Azure's metadata and DNS, in public space
+        "169.254.0.0/16",  # link-local; metadata of most clouds
+        "172.16.0.0/12",  # private
+        "192.0.0.0/24",  # IETF protocols; Oracle's metadata
+        "192.0.2.0/24",  # documentation
+        "192.31.196.0/24",  # AS112
+        "192.52.193.0/24",  # AMT
+        "192.88.99.0/24",  # 6to4 relays
+        "192.168.0.0/16",  # private
+        "192.175.48.0/24",  # AS112
+        "198.18.0.0/15",  # benchmarking
+        "198.51.100.0/24",  # documentation
+        "203.0.113.0/24",  # documentation
+        "224.0.0.0/4",  # multicast
+        "240.0.0.0/4",  # reserved, broadcast
+    )
+)
+_GLOBAL_V6 = ipaddress.IPv6Network("2000::/3")  # all other space is special or unassigned
+_BLOCKED_V6 = tuple(
+    ipaddress.IPv6Network(network)
+    for network in (
+        "2001::/23",  # IETF protocols, Teredo (2001::/32), ORCHID, benchmarking
+        "2001:db8::/32",  # documentation
+        "2002::/16",  # 6to4: embeds any IPv4 address
+        "2620:4f:8000::/48",  # AS112
+        "3fff::/20",  # documentation
+    )
+)
+_MAPPED = ipaddress.IPv6Network("::ffff:0:0/96")
+_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")  # how IPv6-only networks reach IPv4: judged by the embedded address
+_ISATAP = (0x00005EFE, 0x02005EFE)  # upper half of an interface identifier that embeds an IPv4 address
+
+_SCHEME = re.compile(r"([a-z][a-z0-9+.\-]*):", re.IGNORECASE)
+_AUTHORITY = re.compile(r"//([^/?#]*)(.*)\Z", re.DOTALL)
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_UNSAFE = re.compile(r"[^!#$%&'()*+,\-./0-9:;=?@A-Z\[\]_a-z~]")
+_NAME = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)(\.(?!-)[a-z0-9_-]{1,63}(?<!-))*\.?")
+_NUMBER = re.compile(r"0x[0-9a-f]*|[0-9]+")
+_USERINFO = re.compile(r"\A(\s*(?:[a-z][a-z0-9+.\-]*:)?/*)[^/?#]*@", re.IGNORECASE)
+# A colon that no port follows: the authority was cut inside a password, e.g. http://user:pass/word@host/
+_CUT_USERINFO = re.compile(r"\A(\s*[a-z][a-z0-9+.\-]*:/*)[^/?#@\[]*:(?![0-9]*(?:[/?#]|\Z))[^@]*@", re.IGNORECASE)
+
+
+class Refusal(Exception):
+    """A URL, address or answer that is refused. ``detail`` is the same in every run. ``retry``: seconds to wait
+    before another attempt, which may end differently; 0 = as long as usual, None = it would end the same."""
+
+    def __init__(self, reason: Reason, detail: str, retry: float | None = None) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason, self.detail, self.retry = reason, detail, retry
+
+
+class BlockedAddress(OSError):
+    """Raised instead of making a socket to an address that is not public."""
+
+
+def redact(url: str) -> str:
+    """Return the URL with user name and password, if any, as ``***``. Never raises; not a validity check."""
+    return _USERINFO.sub(r"\1***@", _CUT_USERINFO.sub(r"\1***@", url, count=1), count=1)
+
+
+def is_public(ip: str) -> bool:
+    """Return whether an IPv4 or IPv6 address, in its usual spelling, belongs to the public internet.
+
+    IPv4-mapped and NAT64 (64:ff9b::/96) addresses are judged by the IPv4 address they embed; 6to4, Teredo,
+    IPv4-compatible and scoped addresses are never public. What is not an address is not public.
+    """
+    try:
+        address = ipaddress.ip_address(ip)
+    except ValueError:
+        return False
+    if isinstance(address, ipaddress.IPv4Address):
+        return not any(address in network for network in _BLOCKED_V4)
+    if address.scope_id is not None:
+        return False
+    number = int(address)
+    embedded = str(ipaddress.IPv4Address(number & 0xFFFFFFFF))
+    if address in _MAPPED or address in _NAT64:
+        return is_public(embedded)
+    if address not in _GLOBAL_V6 or any(address in network for network in _BLOCKED_V6):
+        return False
+    return (number >> 32) & 0xFFFFFFFF not in _ISATAP or is_public(embedded)
+
+
+def check_url(url: str, max_bytes: int = 8192, exempt: Collection[str] = ()) -> URL:
+    """Return the URL as it will be requested: host in lower-case ASCII, characters a request line cannot hold
+    percent-encoded, everything else, existing escapes included, as it stands.
+
+    max_bytes: longest URL, in UTF-8 bytes. exempt: hosts or host:ports that may be private addresses
+    (``fetch.connect_to``). Raises Refusal: bad_scheme, bad_url, url_credentials, ssrf_blocked.
+    """
+    url = url.strip(" ")
+    if not url:
+        raise Refusal(Reason.BAD_URL, "empty URL")
+    scheme = _SCHEME.match(url)
+    if scheme and scheme[1].lower() not in ("http", "https"):
+        raise Refusal(Reason.BAD_SCHEME, f"scheme {scheme[1].lower()[:40]}, only http and https are fetched")
+    try:
+        size = len(url) if url.isascii() else len(url.encode())
+    except UnicodeEncodeError:
+        raise Refusal(Reason.BAD_URL, "lone surrogate in the URL") from None
+    if size > max_bytes:
+        raise Refusal(Reason.BAD_URL, f"URL longer than {max_bytes} bytes")
+    if _CONTROL.search(url):
+        raise Refusal(Reason.BAD_URL, "control character in the URL")
+    authority = _AUTHORITY.match(url, scheme.end()) if scheme else None
+    if scheme is None or authority is None or not authority[1]:
+        raise Refusal(Reason.BAD_URL, "no scheme and host; a URL starts with http://host or https://host")
+    if "@" in authority[1]:
+        raise Refusal(Reason.URL_CREDENTIALS, "user name or password in the URL")
+    host, port = _split_port(authority[1])
+    shown = _check_host(host, port or (443 if scheme[1].lower() == "https" else 80), exempt)
+    rest = authority[2].partition("#")[0]
+    if _UNSAFE.search(rest):
+        rest = _UNSAFE.sub(_percent, rest)
+    if not rest.startswith("/"):
+        rest = f"/{rest}"
+    try:
+        return URL(f"{scheme[1].lower()}://{shown}{f':{port}' if port else ''}{rest}", encoded=True)
+    except ValueError:
+        raise Refusal(Reason.BAD_URL, "URL cannot be parsed") from None
+
+
+def _percent(match: re.Match[str]) -> str:
+    return "".join(f"%{byte:02X}" for byte in match[0].encode())
+
+
+def _split_port(authority: str) -> tuple[str, int]:
+    """Return host and port (0 = the scheme's) of an authority without user info."""
+    host, colon, port = authority.rpartition(":")
+    if not colon or authority.endswith("]"):
+        return authority, 0
+    if not port:
+        return host, 0
+    if not (port.isascii() and port.isdigit() and len(port) <= 5 and 0 < int(port) < 65536):
+        raise Refusal(Reason.BAD_URL, "port is not a number from 1 to 65535")
+    return host, int(port)
+
+
+def _check_host(host: str, port: int, exempt: Collection[str]) -> str:
+    """Return a host as it goes into the request, or raise Refusal. Names are judged when they are looked up."""
+    if host.startswith("["):
+        try:
+            address = str(ipaddress.IPv6Address(host[1:-1] if host.endswith("]") else ""))
+        except ValueError:
+            raise Refusal(Reason.BAD_URL, "host is not an IPv6 address") from None
+        return f"[{_check_address(address, port, exempt)}]"
+    host = host.lower()
+    if not host.isascii():  # after IDNA, for full-width digits and dots become plain ones
+        try:
+            host = URL.build(scheme="http", host=host).raw_host or ""
+        except ValueError:
+            raise Refusal(Reason.BAD_URL, "host is not a valid international name") from None
+    if len(host) > 254 or not _NAME.fullmatch(host):
+        raise Refusal(Reason.BAD_URL, "host is not a valid name")
+    if not _NUMBER.fullmatch(host.rstrip(".").rpartition(".")[2]):
+        return host
+    address = _numeric_address(host.removesuffix("."))
+    _check_address(address, port, exempt)
+    if address != host:
+        raise Refusal(Reason.BAD_URL, "IPv4 address in an unusual spelling")
+    return host
+
+
+def _check_address(address: str, port: int, exempt: Collection[str]) -> str:
+    if not is_public(address) and address not in exempt and _join(address, port) not in exempt:
+        raise Refusal(Reason.SSRF_BLOCKED, "the URL names an address that is not public")
+    return address
+
+
+def _numeric_address(host: str) -> str:
+    """Return the dotted address that a numeric host stands for (WHATWG URL, "IPv4 parser"): parts in decimal,
+    octal (0…) or hex (0x…), the last one filling what is left."""
+    parts = host.split(".")
+    try:
+        numbers = [_number(part) for part in parts]
+        if len(numbers) > 4 or any(number > 255 for number in numbers[:-1]):
+            raise ValueError
+        value = sum(number << 8 * (3 - i) for i, number in enumerate(numbers[:-1]))
+        if numbers[-1] >= 256 ** (5 - len(numbers)):
+            raise ValueError
+    except ValueError:
+        raise Refusal(Reason.BAD_URL, "host ends in a number but is not an IPv4 address") from None
+    return str(ipaddress.IPv4Address(value + numbers[-1]))
+
+
+def _number(part: str) -> int:
+    if not _NUMBER.fullmatch(part):
+        raise ValueError
+    if part.startswith("0x"):
+        return int(part[2:] or "0", 16)
+    return int(part, 8) if part.startswith("0") and part != "0" else int(part)
+
+
+def _join(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+class Guard(AbstractResolver):
+    """Resolver and socket factory of the fetcher's connector.
+
+    connect_to: exact host or host:port -> IP:port, connected to without a look-up (like ``curl --connect-to``);
+    the only private addresses that can be reached, and only under that host. trusted: host names that may
+    resolve to private addresses (the operator's proxies). lookup: replaces the system's resolver.
+    Raises ConfigError on entries that cannot be used.
+    """
+
+    def __init__(
+        self,
+        connect_to: Mapping[str, str] | None = None,
+        trusted: Collection[str] = (),
+        lookup: Lookup | None = None,
+        threads: int = 32,
+    ) -> None:
+        self._pins = dict(_pin(host, target) for host, target in (connect_to or {}).items())
+        self._open = set(self._pins.values())  # private addresses a socket may be made to
+        self._trusted = frozenset(trusted)
+        self._pool = ThreadPoolExecutor(threads, "lookup") if lookup is None else None
+        self._lookup = lookup or self._system_lookup
+
+    def pinned(self, host: str, port: int) -> tuple[str, int] | None:
+        """Return the IP and port that ``connect_to`` gives for a host, or None."""
+        host = host.rstrip(".")
+        return self._pins.get(_join(host, port)) or self._pins.get(host)
+
+    @property
+    def exempt(self) -> Collection[str]:
+        """The hosts and host:ports of ``connect_to``."""
+        return self._pins.keys()
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
+    ) -> list[ResolveResult]:
+        """Return the addresses of a host, all of them public. Raises Refusal: dns_error, ssrf_blocked."""
+        pin = self.pinned(host, port)
+        if pin:
+            return [_result(host, *pin)]
+        try:
+            addresses = await self._lookup(host, port)
+        except socket.gaierror as error:
+            if error.errno == socket.EAI_AGAIN:
+                raise Refusal(Reason.DNS_ERROR, "look-up failed", retry=0) from None
+            raise Refusal(Reason.DNS_ERROR, "no such host") from None
+        except UnicodeError:
+            raise Refusal(Reason.BAD_URL, "host is not a valid name") from None
+        if not addresses:
+            raise Refusal(Reason.DNS_ERROR, "no such host")
+        if host in self._trusted:
+            self._open.update((address, port) for address in addresses)
+        elif not all(map(is_public, addresses)):  # one private answer among public ones is an attack too
+            raise Refusal(Reason.SSRF_BLOCKED, "the host resolves to an address that is not public")
+        return [_result(host, address, port) for address in addresses]
+
+    def open_socket(self, addr_info: tuple[Any, ...]) -> socket.socket:
+        """Make the socket for an address about to be connected to. Raises BlockedAddress if it is not public."""
+        family, kind, protocol, _, (address, port, *_) = addr_info
+        if (address, port) not in self._open and not is_public(address):
+            raise BlockedAddress("the address is not public")
+        return socket.socket(family, kind, protocol)
+
+    async def close(self) -> None:
+        if self._pool:
+            self._pool.shutdown(wait=False, cancel_futures=True)
+
+    async def _system_lookup(self, host: str, port: int) -> list[str]:
+        loop = asyncio.get_running_loop()
+        infos = await loop.run_in_executor(
+            self._pool, lambda: socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG)
+        )
+        return list(dict.fromkeys(str(info[4][0]) for info in infos))
+
+
+def _result(host: str, address: str, port: int) -> ResolveResult:
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    flags = socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
+    return ResolveResult(hostname=host, host=address, port=port, family=family, proto=0, flags=flags)
+
+
+def _pin(host: str, target: str) -> tuple[str, tuple[str, int]]:
+    """Return a checked entry of ``connect_to``."""
+    address, _, port = target.rpartition(":")
+    try:
+        address = str(ipaddress.ip_address(address.removeprefix("[").removesuffix("]")))
+        number = int(port)
+        if not 0 < number < 65536:
+            raise ValueError
+    except ValueError:
+        raise ConfigError(f"fetch.connect_to: {target!r} is not IP:port, e.g. 127.0.0.1:8080 or [::1]:8080") from None
+    host = host.lower()
+    try:
+        name, given = _split_port(host)
+        literal = str(ipaddress.ip_address(name.removeprefix("[").removesuffix("]")))
+    except Refusal as refusal:
+        raise ConfigError(f"fetch.connect_to: {host!r}: {refusal.detail}") from None
+    except ValueError:
+        return host.rstrip("."), (address, number)
+    # An address in a URL is never looked up, so it cannot be sent elsewhere: only let through.
+    if (literal, given) != (address, number):
+        raise ConfigError(f"fetch.connect_to: an address can only stand for itself: {target!r}: {target!r}")
+    return _join(address, number), (address, number)

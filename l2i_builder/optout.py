@@ -1,0 +1,59 @@
+"""Reading, from an answer's headers, whether its owner forbids use for machine learning."""
+
+from __future__ import annotations
+
+import re
+
+from multidict import CIMultiDictProxy
+
+_DIRECTIVES = frozenset({"noai", "noimageai", "noindex", "noimageindex", "none"})  # none = noindex, nofollow
+_VALUED = frozenset({"unavailable_after", "max-snippet", "max-image-preview", "max-video-preview"})
+_AGENT = re.compile(r"[\w*.\-]+")
+
+
+def agent_token(user_agent: str) -> str:
+    """Return the product token that rules name us by: ``l2i-builder`` of ``l2i-builder/1 (+mailto:…)``."""
+    return re.split(r"[/\s(]", user_agent.strip(), maxsplit=1)[0].lower()
+
+
+def opt_out(headers: CIMultiDictProxy[str], agent: str) -> str:
+    """Return the opt-out signals of an answer, e.g. ``"x-robots-tag: noai, noimageai"``; "" when there are none.
+
+    Read are X-Robots-Tag (noai, noimageai, noindex, noimageindex, none; unscoped, or scoped to ``agent`` or
+    ``*``), Content-Usage (IETF AIPREF draft: train-ai=n, train-genai=n), Content-Signal (ai-train=no) and
+    TDM-Reservation (1; W3C TDM reservation protocol). The order is fixed.
+    """
+    signals = []
+    if "X-Robots-Tag" in headers:
+        found = {d for value in headers.getall("X-Robots-Tag") for d in _robots_directives(value, agent)}
+        signals += [f"x-robots-tag: {', '.join(sorted(found))}"] if found else []
+    for name, forbids in (("Content-Usage", ("train-ai=n", "train-genai=n")), ("Content-Signal", ("ai-train=no",))):
+        if name in headers:
+            members = _members(headers.getall(name))
+            signals += [f"{name.lower()}: {member}" for member in forbids if member in members]
+    if "TDM-Reservation" in headers and headers["TDM-Reservation"].strip() == "1":
+        signals.append("tdm-reservation: 1")
+    return "; ".join(signals)
+
+
+def _robots_directives(value: str, agent: str) -> set[str]:
+    """Return the forbidding directives of one X-Robots-Tag value that apply to ``agent``.
+
+    A user agent scopes what follows it, up to the next one: ``otherbot: noindex, noai, l2i-builder: noimageai``.
+    """
+    found = set()
+    scope = ""
+    for item in value.lower().split(","):
+        name, colon, rest = (part.strip() for part in item.partition(":"))
+        if colon and name in _VALUED:
+            continue
+        if colon and _AGENT.fullmatch(name):
+            scope, name = name, rest
+        if name in _DIRECTIVES and scope in ("", "*", agent):
+            found.add(name)
+    return found
+
+
+def _members(values: list[str]) -> set[str]:
+    """Return the ``key=value`` members of a structured-field dictionary, without parameters and blanks."""
+    return {re.sub(r"\s", "", member.partition(";")[0]).lower() for member in ",".join(values).split(",")}
