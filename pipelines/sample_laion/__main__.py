@@ -1,0 +1,28 @@
+"""``python -m pipelines.sample_laion --out FOLDER``: gather the photographs and write the metadata."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from l2i_builder.errors import L2IError
+from pipelines.sample_laion import gather, write_metadata
+
+
+def main(out: Annotated[Path, typer.Option(help="folder to fill; what is there already is not fetched again")]) -> None:
+    """Gather real photographs with captions and licences, and write LAION-shaped metadata that links to them."""
+    try:
+        photos, notes = gather(out)
+    except L2IError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(error.exit_code) from error
+    rows = write_metadata(out, photos)
+    typer.echo(f"{len(photos)} photographs, {rows} rows in {out / 'metadata.parquet'}")
+    for note in notes:
+        typer.echo(f"note: {note}", err=True)
+
+
+if __name__ == "__main__":
+    typer.run(main)
