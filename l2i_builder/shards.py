@@ -64,7 +64,7 @@ def encode_members(
     hole = layers.hole(mask, rule.foreground_threshold, rule.dilate)
     jpeg = _jpeg(image, quality)
     foreground = layers.foreground(_decode(jpeg, "RGB"), mask, rule.foreground_threshold, rule.foreground_fill)
-    filled = np.where(hole[..., None], background, image)
+    filled = cv2.copyTo(background, hole.view(np.uint8), image.copy())
     return {
         "jpg": jpeg,
         "fg.png": _png(cv2.cvtColor(foreground, cv2.COLOR_RGB2BGR)),
