@@ -13,6 +13,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+import time
 from typing import IO
 
 import numpy as np
@@ -35,6 +36,8 @@ class DecoderPool:
     """
 
     def __init__(self, config: ImageConfig, workers: int = 1, decoder: str = "l2i_builder.decode:decode") -> None:
+        self.workers = workers
+        self.busy_seconds = 0.0  # wall seconds of all children together
         self._children = [_Child(config, decoder) for _ in range(workers)]
         self._idle: asyncio.Queue[_Child] = asyncio.Queue()
         for child in self._children:
@@ -46,9 +49,11 @@ class DecoderPool:
         Raises ClusterError when a decoder process cannot be started at all.
         """
         child = await self._idle.get()
+        start = time.perf_counter()
         try:
             return await child.decode(data)
         finally:
+            self.busy_seconds += time.perf_counter() - start
             self._idle.put_nowait(child)
 
     def close(self) -> None:
