@@ -27,7 +27,7 @@ from l2i_builder.sample import Row
 
 FOOTER_GUESS = 64 * 2**10  # bytes read from a file's end: most footers fit
 READ_ROWS = 4096  # rows decoded at a time
-READ_BUFFER = 2**20  # bytes of a column chunk in memory at a time
+READ_BUFFER = 2**22  # bytes of a column chunk in memory at a time
 
 
 @dataclass(frozen=True)

@@ -101,9 +101,9 @@ def test_a_reader_never_sees_a_file_that_is_being_written(folder: str) -> None:
 
 def test_a_missing_file_is_an_error_of_the_class_asked_for_that_names_it(folder: str) -> None:
     url = storage.join(folder, "nothing.bin")
-    with pytest.raises(MetadataError, match="nothing.bin"):
+    with pytest.raises(MetadataError, match=r"nothing\.bin"):
         storage.read_bytes(url, error=MetadataError)
-    with pytest.raises(OutputError, match="nothing.bin"):
+    with pytest.raises(OutputError, match=r"nothing\.bin"):
         storage.open_read(url)
 
 
