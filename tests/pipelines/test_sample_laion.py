@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import io
 import json
@@ -18,7 +19,10 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from l2i_builder.config import Config
+from l2i_builder.decode import DecodeRefusal, decode
 from l2i_builder.errors import MetadataError
+from l2i_builder.fetch import Fetched, Fetcher
 from l2i_builder.sample import Reason
 from pipelines.sample_laion import SampleWeb, gather, photos, write_metadata
 from pipelines.sample_laion.metadata import SCHEMA
@@ -370,6 +374,26 @@ def test_pictures_are_what_their_rows_promise(sample: Path) -> None:
 def test_the_bombs_are_small_on_the_line(sample: Path) -> None:
     assert (sample / "odd/bomb.png").stat().st_size < 200
     assert (sample / "odd/gzip-bomb.jpg").stat().st_size < 100_000
+
+
+def test_fetcher_and_decoder_end_every_row_as_expected(sample: Path) -> None:
+    expected = json.loads((sample / "expected.json").read_text())
+    asked = [entry for entry in expected if entry["reason"] != Reason.DNS_ERROR]  # its look-up leaves the machine
+    decided_elsewhere = {Reason.DUPLICATE, Reason.UNSAFE, Reason.BAD_CAPTION}  # by metadata or by other rows
+
+    async def fetch_all() -> list[Fetched]:
+        with SampleWeb(sample) as web:
+            async with Fetcher(Config.model_validate({"fetch": {"connect_to": web.connect_to}}).fetch) as fetcher:
+                return await asyncio.gather(*(fetcher.fetch(entry["url"]) for entry in asked))
+
+    for entry, fetched in zip(asked, asyncio.run(fetch_all()), strict=True):
+        reason = fetched.reason or ""
+        if not reason:
+            try:
+                decode(fetched.data, Config().image)
+            except DecodeRefusal as refusal:
+                reason = refusal.reason
+        assert reason == ("" if entry["reason"] in decided_elsewhere else entry["reason"]), (entry, fetched.detail)
 
 
 def test_the_web_is_silent(sample: Path, capfd: pytest.CaptureFixture[str]) -> None:
