@@ -8,20 +8,17 @@ from typing import Annotated
 import typer
 
 from l2i_builder.errors import L2IError
-from pipelines.sample_laion import gather, write_metadata
+from pipelines.sample_laion import gather
 
 
 def main(out: Annotated[Path, typer.Option(help="folder to fill; what is there already is not fetched again")]) -> None:
     """Gather real photographs with captions and licences, and write LAION-shaped metadata that links to them."""
     try:
-        photos, notes = gather(out)
+        sample = gather(out)
     except L2IError as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(error.exit_code) from error
-    rows = write_metadata(out, photos)
-    typer.echo(f"{len(photos)} photographs, {rows} rows in {out / 'metadata.parquet'}")
-    for note in notes:
-        typer.echo(f"note: {note}", err=True)
+    typer.echo(f"{sample.photos} photographs, {sample.rows} rows in {sample.metadata}")
 
 
 if __name__ == "__main__":

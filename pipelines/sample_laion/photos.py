@@ -142,7 +142,7 @@ def _debian(package: str, members: set[str]) -> Iterator[tuple[str, bytes]]:
         raise MetadataError("they come with a Debian package: run once on Debian or Ubuntu and copy the folder")
     wanted = {member.partition(":")[0] for member in members}
     with tempfile.TemporaryDirectory() as name:
-        archive = _apt_download(package, Path(name))
+        archive = apt_download(package, Path(name))
         unpack = ["dpkg-deb", "--fsys-tarfile", str(archive)]
         with (
             subprocess.Popen(unpack, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process,
@@ -156,7 +156,7 @@ def _debian(package: str, members: set[str]) -> Iterator[tuple[str, bytes]]:
                             yield f"{file}:{path}", data
 
 
-def _apt_download(package: str, folder: Path) -> Path:
+def apt_download(package: str, folder: Path) -> Path:
     """Download a Debian package, checked against its signed archive, without root and without touching the system."""
     try:
         _run(["apt-get", "--quiet", "download", package], folder)

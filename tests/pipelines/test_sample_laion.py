@@ -24,9 +24,10 @@ from l2i_builder.decode import DecodeRefusal, decode
 from l2i_builder.errors import MetadataError
 from l2i_builder.fetch import Fetched, Fetcher
 from l2i_builder.sample import Reason
-from pipelines.sample_laion import SampleWeb, gather, photos, write_metadata
-from pipelines.sample_laion.metadata import SCHEMA
-from pipelines.sample_laion.photos import Photo, catalogue
+from pipelines import sample_laion
+from pipelines.sample_laion import SampleWeb, photos
+from pipelines.sample_laion.metadata import SCHEMA, write_metadata
+from pipelines.sample_laion.photos import Photo, catalogue, gather
 from pipelines.sample_laion.rcc import read_rcc
 
 
@@ -148,6 +149,18 @@ def test_a_machine_without_apt_is_told_what_would_give_more(monkeypatch: pytest.
     assert [photo.file for photo in present] == ["wild-cat.png"]
     assert len(notes) == 1
     assert notes[0].startswith("gcompris-qt-data: 1 photographs missing (they come with a Debian package")
+
+
+def test_one_call_gathers_writes_the_metadata_and_warns_of_what_is_missing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(photos, "gather", lambda folder: (invented(folder), ["somepackage: 3 photographs missing"]))
+
+    made = sample_laion.gather(tmp_path)
+
+    assert made.photos == 5
+    assert made.rows == pq.read_metadata(made.metadata).num_rows
+    assert caplog.messages == ["sample: 5 photographs; somepackage: 3 photographs missing"]
 
 
 @pytest.mark.slow
