@@ -47,8 +47,11 @@ class RunManifest:
 
     @classmethod
     def from_json(cls, data: bytes, name: str = RUN_FILE) -> RunManifest:
-        """Raises OutputError where the JSON is damaged."""
-        return _load(cls, data, name)
+        """Raises OutputError where the JSON is damaged, or was edited."""
+        run, raw = _load(cls, data, name)
+        if raw.get("digest") != run.digest:
+            raise _damaged(name, ValueError("its digest does not match its content"))
+        return run
 
 
 @dataclass(frozen=True)
@@ -76,7 +79,14 @@ class ShardManifest:
     @classmethod
     def from_json(cls, data: bytes, name: str = "manifest") -> ShardManifest:
         """Raises OutputError where the JSON is damaged."""
-        return _load(cls, data, name)
+        manifest, _ = _load(cls, data, name)
+        for file, entry in manifest.files.items():
+            kinds = {"bytes": int, "sha256": str} | ({"md5": str} if file.endswith(".tar") else {})
+            if not isinstance(entry, dict) or any(not isinstance(entry.get(key), kinds[key]) for key in kinds):
+                raise _damaged(name, ValueError(f"{file} lacks {' or '.join(kinds)}"))
+        if not all(isinstance(count, int) for count in manifest.reasons.values()):
+            raise _damaged(name, ValueError("a reason's count is no number"))
+        return manifest
 
 
 def shard_name(number: int) -> str:
@@ -176,19 +186,22 @@ def _show(values: Mapping[str, Any], key: str) -> str:
     return value if isinstance(value, str) and value else json.dumps(value, ensure_ascii=False)
 
 
-def _load(cls: Any, data: bytes, name: str) -> Any:
-    """Build a manifest dataclass from JSON, checking names and types of its fields; unknown keys are ignored."""
+def _load(cls: Any, data: bytes, name: str) -> tuple[Any, dict[str, Any]]:
+    """Build a manifest dataclass from JSON, checking names and types of its fields; also return the JSON."""
+    kinds = {"int": int, "str": str}
     try:
         raw = json.loads(data)
         known = {item.name: raw[item.name] for item in fields(cls)}
-        kinds = {"int": int, "str": str}
         for item in fields(cls):
             kind = kinds.get(str(item.type), dict)
             if not isinstance(known[item.name], kind) or isinstance(known[item.name], bool):
                 raise TypeError(f"{item.name} is not {item.type}")
-        return cls(**known)
+        return cls(**known), raw
     except (ValueError, KeyError, TypeError, RecursionError) as problem:
-        raise OutputError(
-            f"{name} is damaged ({type(problem).__name__}: {problem}). "
-            "Restore it, or delete it and run the build again."
-        ) from problem
+        raise _damaged(name, problem) from problem
+
+
+def _damaged(name: str, problem: Exception) -> OutputError:
+    return OutputError(
+        f"{name} is damaged ({type(problem).__name__}: {problem}). Restore it, or delete it and run the build again."
+    )

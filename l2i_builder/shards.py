@@ -96,6 +96,12 @@ def sample_info(row: Row, shape: tuple[int, ...], config: Config) -> dict[str, A
     }
 
 
+def info_types() -> dict[str, type]:
+    """Return the type of every key of a sample's JSON."""
+    example = sample_info(Row("", "", "", 0, 0), (0, 0, 3), Config())
+    return {name: type(value) for name, value in example.items()}
+
+
 def write_tar(samples: Iterable[tuple[str, Mapping[str, bytes]]], target: str | IO[bytes]) -> int:
     """Write samples (key, {suffix: bytes}) as an uncompressed tar, in the given order; return how many.
 
@@ -118,16 +124,16 @@ def write_tar(samples: Iterable[tuple[str, Mapping[str, bytes]]], target: str | 
     return len(keys)
 
 
-def read_members(url: str) -> Iterator[tuple[str, dict[str, bytes]]]:
+def read_members(url: str, file: IO[bytes] | None = None) -> Iterator[tuple[str, dict[str, bytes]]]:
     """Yield (key, {suffix: bytes}) of each sample of a tar, streaming; nothing is ever extracted to disk.
 
-    Raises OutputError on a damaged tar, a member that is no plain file, a name with a path, or a sample whose
-    members are not adjacent.
+    ``file``: read from there; ``url`` then only names it. Raises OutputError on a damaged tar, a member that is no
+    plain file, a name with a path, or a sample whose members are not adjacent.
     """
     key = ""
     members: dict[str, bytes] = {}
     seen: set[str] = set()
-    for name, data in _entries(url):
+    for name, data in _entries(url, file):
         stem, _, suffix = name.partition(".")
         if not KEY.fullmatch(stem) or not suffix or "/" in suffix:
             raise OutputError(f"{url} holds a member {name[:200]!r}, which is no sample's. Do not use this shard.")
@@ -145,18 +151,21 @@ def read_members(url: str) -> Iterator[tuple[str, dict[str, bytes]]]:
         yield key, members
 
 
-def _entries(url: str) -> Iterator[tuple[str, bytes]]:
+def _entries(url: str, file: IO[bytes] | None) -> Iterator[tuple[str, bytes]]:
     """Yield (name, content) of a tar's members."""
-    with storage.open_read(url) as file:
-        try:
-            with tarfile.open(fileobj=file, mode="r|") as tar:
-                for entry in tar:
-                    if not entry.isreg() or entry.size > MAX_MEMBER:
-                        raise OutputError(f"{url}: member {entry.name[:200]!r} is no file of a sample. {REBUILD}")
-                    content = tar.extractfile(entry)
-                    yield entry.name, content.read() if content else b""
-        except (tarfile.TarError, OSError, EOFError, ValueError) as problem:
-            raise OutputError(f"{url} is damaged or cut off: {problem}. {REBUILD}") from problem
+    if file is None:
+        with storage.open_read(url) as opened:
+            yield from _entries(url, opened)
+        return
+    try:
+        with tarfile.open(fileobj=file, mode="r|") as tar:
+            for entry in tar:
+                if not entry.isreg() or entry.size > MAX_MEMBER:
+                    raise OutputError(f"{url}: member {entry.name[:200]!r} is no file of a sample. {REBUILD}")
+                content = tar.extractfile(entry)
+                yield entry.name, content.read() if content else b""
+    except (tarfile.TarError, OSError, EOFError, ValueError) as problem:
+        raise OutputError(f"{url} is damaged or cut off: {problem}. {REBUILD}") from problem
 
 
 def open_triplets(urls: str | Iterable[str]) -> Iterator[Triplet]:
