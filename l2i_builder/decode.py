@@ -112,8 +112,7 @@ def decode(data: bytes, config: ImageConfig) -> Decoded:
 
 def _square(image: Image.Image, format: str, config: ImageConfig, notes: list[str]) -> Decoded:
     size = image.size
-    tiles = getattr(image, "tile", [])
-    sixteen_bit = bool(tiles) and "16" in str(tiles[0][3])  # the raw mode, e.g. "RGB;16B"
+    sixteen_bit = format in ("PNG", "TIFF") and ";16" in _raw_mode(image)
     # Pillow turns TIFFs upright while it loads them, and then forgets the tag.
     orientation = _orientation(image, notes) if format == "TIFF" else 1
     if format == "JPEG":
@@ -137,7 +136,7 @@ def _square(image: Image.Image, format: str, config: ImageConfig, notes: list[st
         canvas = Image.new("RGB", (config.size, config.size), config.fill)
         canvas.paste(pixels, ((config.size - target[0]) // 2, (config.size - target[1]) // 2))
         pixels = canvas
-    return Decoded(np.array(pixels), size[0], size[1], format, tuple(notes))
+    return Decoded(np.asarray(pixels), size[0], size[1], format, tuple(notes))
 
 
 def _check_header(image: Image.Image, format: str, config: ImageConfig, notes: list[str]) -> None:
@@ -170,11 +169,21 @@ def _check_header(image: Image.Image, format: str, config: ImageConfig, notes: l
 def _orientation(image: Image.Image, notes: list[str]) -> int:
     """Return the EXIF orientation, 1..8; EXIF that cannot be read is dropped."""
     try:
-        value = image.getexif().get(_ORIENTATION, 1)
+        exif = image.getexif()
+        value = exif.get(_ORIENTATION, 1)
+        unread = "exif" in image.info and not exif
     except Exception:
+        value, unread = 1, True
+    if unread:
         notes.append("exif-dropped")
-        return 1
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
+
+
+def _raw_mode(image: Image.Image) -> str:
+    """Return how the file stores its samples, in Pillow's words: "RGB;16B" is loaded as "RGB"."""
+    tiles = getattr(image, "tile", [])
+    arguments = tiles[0][3] if tiles else ""
+    return str(arguments[0] if isinstance(arguments, tuple) else arguments)
 
 
 def _geometry(size: tuple[int, int], config: ImageConfig) -> tuple[tuple[int, int], tuple[float, float, float, float]]:
@@ -197,9 +206,8 @@ def _plain_mode(image: Image.Image, sixteen_bit: bool, notes: list[str]) -> Imag
     if sixteen_bit:
         notes.append("16-bit-rescaled")
     if image.mode.startswith("I;16"):
-        # convert("L") would clip at 255, which turns most 16-bit pictures white
-        samples = np.asarray(image).astype(np.uint16)
-        grey = Image.fromarray(((samples.astype(np.uint32) * 255 + 32895) >> 16).astype(np.uint8))  # round(v / 257)
+        samples = np.asarray(image).astype(np.uint16, copy=False)  # also from big-endian
+        grey = Image.fromarray(_eight_bits(samples))
         if transparency is None:
             return grey
         opaque = (samples != transparency).astype(np.uint8) * 255
@@ -218,6 +226,15 @@ def _plain_mode(image: Image.Image, sixteen_bit: bool, notes: list[str]) -> Imag
         image.info["transparency"] = tuple(value >> 8 for value in transparency)
     transparent = transparency is not None or image.mode in ("PA", "RGBa", "La")
     return image.convert("RGBA" if transparent or _palette_has_alpha(image) else "RGB")
+
+
+def _eight_bits(samples: np.ndarray) -> np.ndarray:
+    """Return round(v / 257), uint8, of uint16 [H, W]. Pillow's own conversion clips at 255: mostly white."""
+    scaled = np.empty(samples.shape, np.uint8)
+    for top in range(0, len(samples), 256):  # bands that stay in the cache
+        band = samples[top : top + 256].astype(np.uint32)
+        scaled[top : top + 256] = (band * 255 + 32895) >> 16
+    return scaled
 
 
 def _palette_has_alpha(image: Image.Image) -> bool:

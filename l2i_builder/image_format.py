@@ -131,7 +131,8 @@ def _boxes_end(data: bytes) -> int:
         size = int.from_bytes(data[position : position + 4])
         if size == 1:
             size = int.from_bytes(data[position + 8 : position + 16])
-        if size < 8:  # 0: the box lasts to the end of the file
+        # 0: the box lasts to the end of the file; a name that is none: this is no box, and its size means nothing
+        if size < 8 or not data[position + 4 : position + 8].isalnum():
             return len(data)
         position += size
     return position
