@@ -72,7 +72,6 @@ def _plain(value: Any, kind: str) -> Any:
         return text.encode("utf-8", "replace").decode()
     if kind == "bool":
         return bool(value)
-    number = float(value)
-    if not math.isfinite(number):
-        number = float(UNKNOWN)
-    return number if kind == "float" else int(value) if math.isfinite(float(value)) else UNKNOWN
+    if not math.isfinite(float(value)):
+        value = UNKNOWN
+    return float(value) if kind == "float" else int(value)
