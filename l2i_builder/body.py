@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import zlib
 
@@ -12,8 +13,9 @@ from l2i_builder.sample import Reason
 
 _GZIP, _ZLIB, _RAW = 31, 15, -15  # zlib window bits of the three formats
 _IMAGE_STARTS = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"RIFF", b"GIF8", b"BM", b"II*\0", b"MM\0*")
+_PROLOGUE = rb"(?:\s++|<\?xml[^>]*+>|<!--(?:(?!-->).)*+-->)*+"
 _TEXT_IMAGE = re.compile(
-    rb"P[1-7]\s|#define |/\* XPM|#\?RADIANCE|%!PS|\s*(<\?xml[^>]*>\s*)?(<!--.*?-->\s*)*<(!doctype )?svg", re.I | re.S
+    rb"P[1-7]\s|#define |/\* XPM|#\?RADIANCE|%!PS|" + _PROLOGUE + rb"<(?:!doctype )?svg", re.IGNORECASE | re.DOTALL
 )
 _BINARY = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]")
 _SNIFFED = 512  # bytes
@@ -28,6 +30,8 @@ async def read_body(answer: ClientResponse, max_bytes: int, truncate: bool = Fal
     decoder = make_decoder(answer.headers.get("Content-Encoding", ""), max_bytes)
     if not truncate and (answer.content_length or 0) > max_bytes:
         raise _too_large(max_bytes)
+    if "Transfer-Encoding" in answer.headers:
+        _fail_when_closed(answer)
     chunks: list[bytes] = []
     received = decoded = 0
     while chunk := await answer.content.readany():
@@ -43,6 +47,38 @@ async def read_body(answer: ClientResponse, max_bytes: int, truncate: bool = Fal
     if decoder and received:
         decoder.finish()
     return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+def _fail_when_closed(answer: ClientResponse) -> None:
+    """Let the body fail when its connection closes: aiohttp 3.14 closes it on a malformed chunk, but leaves the
+    reader waiting for its deadline."""
+
+    def fail(_: object) -> None:
+        if not answer.content.is_eof() and answer.content.exception() is None:
+            answer.content.set_exception(malformed_chunks())
+
+    def forget() -> None:
+        closed.remove_done_callback(fail)
+
+    connection = answer.connection
+    protocol = connection.protocol if connection else None
+    if protocol is None or protocol.closed is None:
+        return
+    closed = protocol.closed
+    closed.remove_done_callback(_seen)  # one is enough for all answers of a connection
+    closed.add_done_callback(_seen)
+    closed.add_done_callback(fail)
+    answer.content.on_eof(forget)
+
+
+def _seen(closed: asyncio.Future[None]) -> None:
+    """Take note of how a connection ended; asyncio would log what nobody asks for."""
+    closed.exception()
+
+
+def malformed_chunks() -> Refusal:
+    """Return the refusal of a body whose chunked coding is broken."""
+    return Refusal(Reason.BAD_ENCODING, "the chunks of the body are malformed")
 
 
 def _too_large(max_bytes: int) -> Refusal:

@@ -10,6 +10,7 @@ import email.utils
 import errno
 import hashlib
 import random
+import resource
 import ssl
 import time
 import urllib.request
@@ -19,7 +20,7 @@ from urllib.parse import urljoin
 import aiohttp
 from yarl import URL
 
-from l2i_builder.body import looks_like_text, read_body
+from l2i_builder.body import looks_like_text, malformed_chunks, read_body
 from l2i_builder.config import Fetch
 from l2i_builder.errors import ConfigError
 from l2i_builder.guard import BlockedAddress, Guard, Lookup, Refusal, check_url
@@ -30,7 +31,7 @@ from l2i_builder.sample import UNKNOWN, Reason
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _BACKOFF = 0.5  # seconds before the second attempt, doubling, give or take half
-_KEEPALIVE = 15.0  # seconds an idle connection is kept
+_KEEPALIVE = 5.0  # seconds an idle connection is kept
 _DNS_TTL = 60  # seconds a checked look-up is used
 _MAX_HEADER = 32768  # bytes of one header line; some servers send very long policies
 _CLOSE = {"Connection": "close"}
@@ -62,13 +63,14 @@ class Fetcher:
     ) -> None:
         if not config.user_agent.isascii() or not config.user_agent.isprintable():
             raise ConfigError("fetch.user_agent must be printable ASCII on one line")
+        _make_room_for_sockets(config.concurrency)
         self._config = config
         self._ssl = ssl_context
         self._agent = agent_token(config.user_agent)
         self._proxies = urllib.request.getproxies() if config.use_proxy_env else {}
         hosts = {URL(proxy).host or "" for name, proxy in self._proxies.items() if name in ("http", "https")}
         self._proxy_hosts = frozenset(hosts)
-        self._guard = Guard(config.connect_to, hosts, lookup, threads=min(64, config.concurrency))
+        self._guard = Guard(config.connect_to, hosts, lookup, threads=config.concurrency)
         self._politeness = Politeness(config.per_host, config.per_host_rate)
         self._slots = asyncio.Semaphore(config.concurrency)
         self._robots = RobotsCache(self._read_robots, self._agent) if config.respect_robots_txt else None
@@ -112,6 +114,8 @@ class Fetcher:
 
         expected_sha256: hex digest that the metadata promises; another body is hash_mismatch.
         """
+        if self._session is None:
+            raise RuntimeError("a Fetcher is used inside `async with`")
         fetched = await self._try(url)
         return fetched if fetched.reason else _judge(fetched, expected_sha256.strip().lower())
 
@@ -139,8 +143,11 @@ class Fetcher:
         """
         loop = asyncio.get_running_loop()
         left = self._config.timeout
-        for _ in range(self._config.max_redirects + 1):
-            target = check_url(url, self._config.max_url_bytes, self._guard.exempt)
+        for hop in range(self._config.max_redirects + 1):
+            try:
+                target = check_url(url, self._config.max_url_bytes, self._guard.exempt)
+            except Refusal as refusal:
+                raise Refusal(refusal.reason, f"redirect: {refusal.detail}") if hop else refusal from None
             gate = self._politeness.gate(target.raw_host or "")
             if self._robots and not robots:
                 await self._robots.check(target, gate)
@@ -161,12 +168,11 @@ class Fetcher:
 
     async def _send(self, target: URL, gate: HostGate) -> aiohttp.ClientResponse:
         """Return the answer to a GET, its body unread."""
-        if self._session is None:
-            raise RuntimeError("a Fetcher is used inside `async with`")
+        assert self._session is not None
         # Most hosts are met once: a connection kept for them would only use up file descriptors.
-        alone = gate.uses == 1 and gate.pending == 1
+        keep = gate.visit(_KEEPALIVE)
         proxy = self._proxy(target) if self._proxies else None
-        return await self._session.get(target, allow_redirects=False, headers=_CLOSE if alone else None, proxy=proxy)
+        return await self._session.get(target, allow_redirects=False, headers=None if keep else _CLOSE, proxy=proxy)
 
     def _proxy(self, target: URL) -> str | None:
         """Return the proxy for a URL. It resolves and connects by itself: its operator guards those addresses."""
@@ -197,7 +203,7 @@ class Fetcher:
     def _status_refusal(self, status: int, retry_after: str, gate: HostGate) -> Refusal:
         """Return why an answer without success is refused; holds the host back if it asks for that."""
         detail = f"HTTP {status}"
-        if status == 429 or status >= 500:
+        if status == 429 or 500 <= status < 600:
             wait = _seconds(retry_after)
             gate.hold(min(wait, self._config.max_retry_after))
             retry = wait if wait <= self._config.max_retry_after else None
@@ -211,6 +217,24 @@ class Fetcher:
     async def _read_robots(self, url: str) -> tuple[bytes, Refusal | None]:
         fetched = await self._try(url, robots=True)
         return fetched.data, Refusal(fetched.reason, fetched.detail) if fetched.reason else None
+
+
+def _make_room_for_sockets(concurrency: int) -> None:
+    """Raise the process's soft limit of open files where it would turn into failed connections.
+
+    Idle connections count too; those of busy hosts are kept for some seconds. Raises ConfigError if the hard
+    limit forbids even the requests in flight.
+    """
+    wanted = 8 * concurrency + 512
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return
+    room = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    if room < concurrency + 128:
+        raise ConfigError(
+            f"fetch.concurrency {concurrency} needs more open files than `ulimit -Hn` allows ({hard}): lower it"
+        )
+    resource.setrlimit(resource.RLIMIT_NOFILE, (room, hard))
 
 
 def _judge(fetched: Fetched, expected_sha256: str) -> Fetched:
@@ -237,7 +261,7 @@ def _join(base: URL, location: str) -> str:
     try:
         return urljoin(str(base), location.strip())
     except ValueError:
-        raise Refusal(Reason.BAD_URL, "redirect to something that is not a URL") from None
+        raise Refusal(Reason.BAD_URL, "redirect: not a URL") from None
 
 
 def _seconds(retry_after: str) -> float:
@@ -270,6 +294,8 @@ def _explain(error: Exception) -> Refusal:
     if isinstance(error, aiohttp.ServerDisconnectedError):
         return Refusal(Reason.CONNECT_ERROR, "closed without an answer", retry=0)
     if isinstance(error, aiohttp.ClientResponseError):
+        if "chunk" in error.message:  # head and body came in one piece
+            return malformed_chunks()
         return Refusal(Reason.CONNECT_ERROR, "the answer is not HTTP", retry=0)
     if isinstance(error, OSError):
         name = errno.errorcode.get(error.errno or 0, "no connection")

@@ -71,9 +71,9 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _UNSAFE = re.compile(r"[^!#$%&'()*+,\-./0-9:;=?@A-Z\[\]_a-z~]")
 _NAME = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)(\.(?!-)[a-z0-9_-]{1,63}(?<!-))*\.?")
 _NUMBER = re.compile(r"0x[0-9a-f]*|[0-9]+")
-_USERINFO = re.compile(r"\A(\s*(?:[a-z][a-z0-9+.\-]*:)?/*)[^/?#]*@", re.IGNORECASE)
+_USERINFO = re.compile(r"\A(\s*+(?:https?:|[a-z][a-z0-9+.\-]*+:(?=/))?/*+)[^/?#]*@", re.IGNORECASE)
 # A colon that no port follows: the authority was cut inside a password, e.g. http://user:pass/word@host/
-_CUT_USERINFO = re.compile(r"\A(\s*[a-z][a-z0-9+.\-]*:/*)[^/?#@\[]*:(?![0-9]*(?:[/?#]|\Z))[^@]*@", re.IGNORECASE)
+_CUT_USERINFO = re.compile(r"\A(\s*+[a-z][a-z0-9+.\-]*+:/*+)[^/?#@\[]*:(?![0-9]*+(?:[/?#]|\Z))[^@]*@", re.IGNORECASE)
 
 
 class Refusal(Exception):
@@ -91,6 +91,8 @@ class BlockedAddress(OSError):
 
 def redact(url: str) -> str:
     """Return the URL with user name and password, if any, as ``***``. Never raises; not a validity check."""
+    if "@" not in url:  # also keeps _CUT_USERINFO from trying every colon
+        return url
     return _USERINFO.sub(r"\1***@", _CUT_USERINFO.sub(r"\1***@", url, count=1), count=1)
 
 

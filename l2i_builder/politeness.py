@@ -10,15 +10,15 @@ _REMEMBERED = 20_000  # hosts; beyond it those nobody waits for are forgotten
 class HostGate:
     """The door of one host: ``async with gate`` waits until a request may be sent."""
 
-    __slots__ = ("_hold_until", "_interval", "_next", "_slots", "pending", "uses")
+    __slots__ = ("_hold_until", "_interval", "_last", "_next", "_slots", "pending")
 
     def __init__(self, slots: int, interval: float) -> None:
         self._slots = asyncio.Semaphore(slots)
         self._interval = interval  # seconds between requests; 0 = no limit
         self._next = 0.0  # loop time at which the next request may start
         self._hold_until = 0.0
+        self._last = float("-inf")  # loop time of the last request
         self.pending = 0  # requests inside or waiting
-        self.uses = 0  # requests that have come through
 
     def hold(self, seconds: float) -> None:
         """Let nobody through for so long: the host said Retry-After."""
@@ -27,6 +27,12 @@ class HostGate:
     def slow_down(self, interval: float) -> None:
         """Leave at least so many seconds between requests: the host's Crawl-delay."""
         self._interval = max(self._interval, interval)
+
+    def visit(self, within: float) -> bool:
+        """Count a request that starts now; return whether others wait, or the last one was so many seconds ago
+        at most: whether keeping the connection is likely to pay."""
+        last, self._last = self._last, asyncio.get_running_loop().time()
+        return self.pending > 1 or self._last - last <= within
 
     def idle(self, now: float) -> bool:
         """Whether forgetting the host changes nothing."""
@@ -45,7 +51,6 @@ class HostGate:
             except BaseException:
                 await self.__aexit__()
                 raise
-        self.uses += 1
 
     async def __aexit__(self, *_: object) -> None:
         self.pending -= 1

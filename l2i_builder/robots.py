@@ -45,6 +45,7 @@ class RobotsCache:
             task = self._verdicts[origin] = asyncio.create_task(self._ask(origin))
         verdict = await asyncio.shield(task)  # others wait for it too
         if isinstance(verdict, Refusal):
+            self._verdicts.pop(origin, None)  # a failure is not remembered: the next URL asks again
             raise Refusal(verdict.reason, verdict.detail)
         delay = verdict.crawl_delay(self._agent)
         if delay:
@@ -57,7 +58,7 @@ class RobotsCache:
         rules = RobotFileParser()
         if refusal and refusal.reason is not Reason.HTTP_4XX:
             return Refusal(refusal.reason, f"robots.txt: {refusal.detail}")
-        rules.parse([] if refusal else body.decode("utf-8", "replace").splitlines())
+        rules.parse([] if refusal else body.decode("utf-8-sig", "replace").splitlines())
         return rules
 
     async def close(self) -> None:
