@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from rich.console import Console
 
@@ -38,7 +38,7 @@ def build(config: Config, console: Console | None = None, inline: bool = False) 
     every attempt (all others are complete). KeyboardInterrupt leaves finished shards; run again to go on.
     """
     console = console or Console(stderr=True)
-    config = _absolute(config)
+    config = absolute(config)
     if config.out.startswith("memory://") and not inline:
         raise ConfigError("memory:// lives in one process and cannot be shared with Ray's actors; add --inline.")
     plan = ingest.plan(config)
@@ -114,11 +114,11 @@ def finish(config: Config, plan: InputPlan, failed: dict[str, str]) -> Result:
     return Result(config.out, write_report(config.out), len(plan.shards), 0, failed)
 
 
-def _absolute(config: Config) -> Config:
+def absolute(config: Config) -> Config:
     """Local paths made absolute: actors live in other working directories."""
     if not config.metadata or not config.out:
         missing = "metadata" if not config.metadata else "out"
         raise ConfigError(f"{missing} is not set: give --{missing}, or {missing}: in the configuration.")
     paths = {name: getattr(config, name) for name in ("metadata", "out")}
-    local = {name: os.path.abspath(os.path.expanduser(path)) for name, path in paths.items() if "://" not in path}
+    local = {name: str(Path(path).expanduser().absolute()) for name, path in paths.items() if "://" not in path}
     return config.model_copy(update=local)

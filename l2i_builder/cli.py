@@ -148,7 +148,7 @@ def weights_list() -> None:
     table = Table("name", "for", "MB", "licence", "source", "here")
     for name, entry in weights.REGISTRY.items():
         here = "yes" if weights.cached(name) else ""
-        table.add_row(name, entry.purpose, f"{entry.size / 1e6:.1f}", entry.licence, entry.source, here)
+        table.add_row(name, entry.what, f"{entry.size / 1e6:.1f}", entry.licence, entry.source, here)
     console.print(table)
 
 

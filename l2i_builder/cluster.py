@@ -11,9 +11,11 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import ray
 from ray.exceptions import RayError, RayTaskError
@@ -27,52 +29,70 @@ from l2i_builder.progress import Progress
 from l2i_builder.resources import Layout
 from l2i_builder.sample import Batch
 
+if TYPE_CHECKING:
+    from l2i_builder.source import Source
+    from l2i_builder.stages import Stage
+
 RETRY_PAUSE = 0.5  # seconds before the second attempt at a shard; doubles
 
 
 class StageWorker:
-    """An actor that runs a group of stages on batches."""
+    """An actor that runs a group of stages on batches. ``make()`` loads them, inside the actor."""
 
-    def __init__(self, group: Group, config: Config) -> None:
-        self.group, self.config = group, config
-        self.stages: list[Any] | None = None
+    def __init__(self, make: Callable[[], Sequence[Stage]], threads: int) -> None:
+        self.make, self.threads = make, threads
+        self.stages: Sequence[Stage] | None = None
 
     def ready(self) -> str:
         """Load the models on the first call. Returns the id of the node this actor lives on."""
         if self.stages is None:
-            from l2i_builder.stages import make_stages
-
-            threads = max(1, int(self.group.cpus))
-            os.environ["OMP_NUM_THREADS"] = str(threads)
-            device = "cuda" if self.group.gpus else "cpu"
-            self.stages = make_stages(self.group.stages, self.config, device, threads)
+            os.environ["OMP_NUM_THREADS"] = str(self.threads)
+            self.stages = self.make()
         return ray.get_runtime_context().get_node_id()
 
     def run(self, batch: Batch) -> tuple[Batch, dict[str, int]]:
         from l2i_builder.stages import run_stages
 
         self.ready()  # an actor Ray restarted has forgotten its models
-        batch = run_stages(self.stages or [], batch)
+        batch = run_stages(self.stages or (), batch)
         return batch, {"rows": len(batch.rows), "kept": sum(row.kept for row in batch.rows)}
 
 
 class SourceWorker:
-    """An actor that fetches and decodes input shards."""
+    """An actor that fetches and decodes input shards. ``make()`` gives the source, inside the actor."""
 
-    def __init__(self, config: Config) -> None:
-        self.config = config
-        self.source: Any = None
+    def __init__(self, make: Callable[[], Source]) -> None:
+        self.make = make
+        self.source: Source | None = None
 
     def ready(self) -> str:
-        if self.source is None:
-            from l2i_builder.source import make_source
-
-            self.source = make_source(self.config)
+        self.source = self.source or self.make()
         return ray.get_runtime_context().get_node_id()
 
     def stream(self, shard: InputShard) -> Iterator[Batch]:
         self.ready()
+        assert self.source is not None
         yield from self.source.batches(shard)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What the actors run: picklable makers, called inside them. ``stages`` gets names, device and threads."""
+
+    source: Callable[[], Source]
+    stages: Callable[[Sequence[str], str, int], Sequence[Stage]]
+
+    @classmethod
+    def of(cls, config: Config) -> Parts:
+        """The real ones."""
+        from l2i_builder.source import make_source
+        from l2i_builder.stages import make_stages
+
+        return cls(partial(make_source, config), partial(_load_stages, make_stages, config))
+
+
+def _load_stages(make: Callable, config: Config, names: Sequence[str], device: str, threads: int) -> Sequence[Stage]:
+    return make(names, config, device, threads)
 
 
 def _commit(
@@ -95,12 +115,15 @@ class Outcome:
 class Driver:
     """Runs input shards through the pools. Make it inside a running event loop, after ``start_ray``."""
 
-    def __init__(self, config: Config, layout: Layout, run_digest: str, progress: Progress) -> None:
+    def __init__(
+        self, config: Config, layout: Layout, run_digest: str, progress: Progress, parts: Parts | None = None
+    ) -> None:
         self.config, self.run_digest, self.progress = config, run_digest, progress
+        parts = parts or Parts.of(config)
         timeout = config.cluster.call_timeout
         source = _actor(SourceWorker, cpus=layout.fetcher_cpus)
-        self.source = Pool("fetch", lambda: source.remote(config), layout.fetchers, 1, timeout)
-        self.groups = [_group_pool(group, config, timeout) for group in layout.groups]
+        self.source = Pool("fetch", lambda: source.remote(parts.source), layout.fetchers, 1, timeout)
+        self.groups = [_group_pool(group, parts, timeout) for group in layout.groups]
         self.window = asyncio.Semaphore(layout.window)
         self.open_shards = asyncio.Semaphore(layout.shards_in_flight)
         # A commit takes no CPU: on a full cluster it would wait for actors that wait for it.
@@ -121,7 +144,7 @@ class Driver:
             await everything
         finally:
             everything.cancel()
-            await asyncio.gather(*workers, return_exceptions=True)
+            await asyncio.gather(everything, *workers, return_exceptions=True)
             self.outcome.restarts = sum(pool.restarts for pool in pools)
             for pool in pools:
                 pool.close()
@@ -156,13 +179,15 @@ class Driver:
         parts: list[asyncio.Task[Any]] = []
         started = time.time()
         try:
-            async for ref, node in self.source.stream(shard):
-                await self.window.acquire()
-                parts.append(asyncio.create_task(self._batch(ref, node, counted)))
-                del ref
-                for part in parts:
-                    if part.done():
-                        part.result()  # a failure ends the attempt at once
+            async with aclosing(self.source.stream(shard)) as refs:
+                async for ref, node in refs:
+                    await self.window.acquire()
+                    parts.append(asyncio.create_task(self._batch(ref, node, counted)))
+                    parts[-1].add_done_callback(lambda _: self.window.release())
+                    del ref
+                    for part in parts:
+                        if part.done():
+                            part.result()  # a failure ends the attempt at once
             batches = await asyncio.gather(*parts)
             stats = {"attempt": attempt, "start_time": started}
             return await self.commit.remote(self.config.out, shard, self.config, stats, self.run_digest, *batches)
@@ -173,16 +198,13 @@ class Driver:
             raise
 
     async def _batch(self, ref: Any, node: str, counted: dict[str, int]) -> Any:
-        try:
-            summary: dict[str, int] = {}
-            for pool in self.groups:
-                ref, summary = await pool.call(ref, node)
-            for name, value in summary.items():
-                counted[name] += value
-            self.progress.rows(**summary)
-            return ref
-        finally:
-            self.window.release()
+        summary: dict[str, int] = {}
+        for pool in self.groups:
+            ref, summary = await pool.call(ref, node)
+        for name, value in summary.items():
+            counted[name] += value
+        self.progress.rows(**summary)
+        return ref
 
 
 def start_ray(config: Config) -> dict[str, float]:
@@ -239,7 +261,8 @@ def _actor(cls: type, cpus: float, gpus: float = 0, memory_gb: float = 0) -> Any
     )(cls)
 
 
-def _group_pool(group: Group, config: Config, timeout: float) -> Pool:
+def _group_pool(group: Group, parts: Parts, timeout: float) -> Pool:
     worker = _actor(StageWorker, group.cpus, group.gpus, group.memory_gb)
-    name = "+".join(group.stages)
-    return Pool(name, lambda: worker.remote(group, config), group.actors, group.slots, timeout)
+    threads = max(1, int(group.cpus))
+    make = partial(parts.stages, group.stages, "cuda" if group.gpus else "cpu", threads)
+    return Pool("+".join(group.stages), lambda: worker.remote(make, threads), group.actors, group.slots, timeout)

@@ -7,6 +7,7 @@ A pool hands out *slots* of healthy actors. An actor that fails gets its slot ba
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -14,11 +15,9 @@ import ray
 from ray.exceptions import (
     ActorDiedError,
     ActorUnavailableError,
-    GetTimeoutError,
     RayActorError,
     RayError,
     RayTaskError,
-    TaskCancelledError,
 )
 
 from l2i_builder.errors import ClusterError, L2IError
@@ -32,18 +31,28 @@ class Slots:
 
     def __init__(self) -> None:
         self._free: list[tuple[Any, str]] = []
-        self._changed = asyncio.Condition()
+        self._waiting: deque[asyncio.Future[tuple[Any, str]]] = deque()
 
     async def get(self, node: str = "") -> tuple[Any, str]:
-        async with self._changed:
-            await self._changed.wait_for(lambda: self._free)
+        if self._free:
             near = (i for i, (_, where) in enumerate(self._free) if where == node)
             return self._free.pop(next(near, 0))
+        turn = asyncio.get_running_loop().create_future()
+        self._waiting.append(turn)
+        try:
+            return await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled():
+                self.put(*turn.result())  # the slot was handed over while the caller was being cancelled
+            raise
 
-    async def put(self, actor: Any, node: str) -> None:
-        async with self._changed:
-            self._free.append((actor, node))
-            self._changed.notify()
+    def put(self, actor: Any, node: str) -> None:
+        while self._waiting:
+            turn = self._waiting.popleft()
+            if not turn.done():
+                turn.set_result((actor, node))
+                return
+        self._free.append((actor, node))
 
 
 class Pool:
@@ -53,14 +62,15 @@ class Pool:
     """
 
     def __init__(self, name: str, make: Callable[[], Any], size: int, slots: int, timeout: float) -> None:
-        self.name, self.size, self.timeout = name, size, timeout
+        self.name, self.size, self.slots, self.timeout = name, size, slots, timeout
         self.fatal: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.restarts = 0
         self._make, self._slots = make, Slots()
-        self._lost = 0
+        self._given_up = 0
+        self._heirs: dict[Any, Any] = {}  # id of an actor gone for good -> the one that took its place
         self._tasks: set[asyncio.Task[None]] = set()
-        self.actors = [make() for _ in range(size)]
-        for actor in self.actors:
+        self._actors = [make() for _ in range(size)]
+        for actor in self._actors:
             for _ in range(slots):
                 self._spawn(self._revive(actor))
 
@@ -75,9 +85,9 @@ class Pool:
             try:
                 value = await asyncio.wait_for(summary, self.timeout)
             except RayTaskError:  # its code raised, or its input was lost; the actor lives
-                await self._slots.put(actor, where)
+                self._slots.put(actor, where)
                 raise
-            except (RayActorError, TimeoutError, GetTimeoutError) as error:
+            except (RayActorError, TimeoutError) as error:
                 if not isinstance(error, RayActorError):
                     ray.kill(actor, no_restart=False)
                 self._spawn(self._revive(actor))
@@ -89,7 +99,7 @@ class Pool:
                 self._spawn(self._revive(actor))
                 raise
             else:
-                await self._slots.put(actor, where)
+                self._slots.put(actor, where)
                 return result, value
         raise AssertionError("unreachable")
 
@@ -110,11 +120,14 @@ class Pool:
             self._spawn(self._revive(actor))
             raise
         else:
-            await self._slots.put(actor, where)
+            self._slots.put(actor, where)
 
     def close(self) -> None:
+        """End the actors and what still waits for them."""
         for task in self._tasks:
             task.cancel()
+        for actor in self._actors:
+            ray.kill(actor)
         if self.fatal.done():
             self.fatal.exception()
 
@@ -125,30 +138,46 @@ class Pool:
 
     async def _revive(self, actor: Any) -> None:
         """Give one slot of an actor back once it answers; replace an actor that is gone for good."""
-        raised = 0
+        for left in reversed(range(READY_TRIES)):
+            try:
+                where = await self._answer(actor)
+            except RayTaskError as error:
+                if isinstance(error.cause, L2IError):
+                    self._fail(error.cause)
+                    return
+                problem: Exception = error.cause or error
+            except ActorDiedError as error:  # beyond Ray's own restarts, or it could not be made
+                problem = error
+                actor = self._heir(actor)
+            else:
+                self._slots.put(actor, where)
+                return
+            if not left:
+                self._give_up(problem)
+            else:
+                await asyncio.sleep(1)
+
+    async def _answer(self, actor: Any) -> str:
+        """Wait until an actor answers; Ray may be restarting it, or waiting for a node to put it on."""
         while True:
             try:
-                where = await actor.ready.remote()
-            except RayTaskError as error:
-                raised += 1
-                if isinstance(error.cause, L2IError):
-                    return self._fail(error.cause)
-                if raised == READY_TRIES:
-                    return self._give_up(error)
-            except ActorDiedError:  # beyond Ray's own restarts
-                self.actors[self.actors.index(actor)] = actor = self._make()
-            except TaskCancelledError:
-                pass
+                return await actor.ready.remote()
+            except (RayTaskError, ActorDiedError):
+                raise
             except RayError:
                 await asyncio.sleep(1)
-            else:
-                return await self._slots.put(actor, where)
 
-    def _give_up(self, error: RayTaskError) -> None:
-        self._lost += 1
-        if self._lost >= self.size:
-            reason = str(error.cause or error).strip().splitlines()
-            self._fail(ClusterError(f"No {self.name} actor could start: {reason[-1] if reason else error}"))
+    def _heir(self, actor: Any) -> Any:
+        if actor._actor_id not in self._heirs:
+            self._heirs[actor._actor_id] = self._make()
+            self._actors.append(self._heirs[actor._actor_id])
+        return self._heirs[actor._actor_id]
+
+    def _give_up(self, problem: Exception) -> None:
+        self._given_up += 1
+        if self._given_up >= self.size * self.slots:
+            lines = str(problem).strip().splitlines()
+            self._fail(ClusterError(f"No {self.name} actor could start: {lines[-1] if lines else problem!r}"))
 
     def _fail(self, error: L2IError) -> None:
         if not self.fatal.done():

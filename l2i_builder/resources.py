@@ -43,9 +43,10 @@ def plan_layout(config: Config, resources: Mapping[str, float]) -> Layout:
     fetchers = cluster.fetchers or max(1, -(-gpus // GPUS_PER_FETCHER) if gpus else int(cpus // CPUS_PER_FETCHER))
     groups = [group.model_copy() for group in cluster.groups] or _default_groups(config, cpus, gpus)
     _check_order(groups)
-    for group in groups:
-        if not group.actors:
-            group.actors = _fit(group, groups, cpus - fetchers * cluster.fetcher_cpus, gpus, resources)
+    left = cpus - fetchers * cluster.fetcher_cpus - sum(group.actors * group.cpus for group in groups)
+    undecided = [group for group in groups if not group.actors]
+    for group in undecided:
+        group.actors = _fit(group, left / len(undecided), gpus, resources)
     _check_fit(groups, fetchers * cluster.fetcher_cpus, cpus, gpus)
     models = max(group.actors for group in groups)
     window = cluster.window or 3 * models
@@ -67,17 +68,13 @@ def _check_order(groups: list[Group]) -> None:
         raise ClusterError(f"cluster.groups must name each stage once, in this order: {', '.join(ORDER)}; got {stages}")
 
 
-def _fit(group: Group, groups: list[Group], cpus: float, gpus: int, resources: Mapping[str, float]) -> int:
+def _fit(group: Group, cpus: float, gpus: int, resources: Mapping[str, float]) -> int:
+    """Return how many actors of a group its share of the cluster allows, at least one."""
     if group.gpus:
         return max(1, int(gpus / group.gpus))
-    taken = sum(other.actors * other.cpus for other in groups if other is not group)
-    by_cpu = int((cpus - taken) / group.cpus + 1e-6) if group.cpus else 1
-    by_memory = (
-        int(resources.get("memory", float("inf")) / ((group.memory_gb or ACTOR_GB) * 2**30))
-        if "memory" in resources
-        else by_cpu
-    )
-    return max(1, min(by_cpu, by_memory))
+    by_cpu = int(cpus / group.cpus + 1e-6) if group.cpus else 1
+    by_memory = resources.get("memory", float("inf")) / ((group.memory_gb or ACTOR_GB) * 2**30)
+    return max(1, int(min(by_cpu, by_memory)))
 
 
 def _check_fit(groups: list[Group], fetch_cpus: float, cpus: float, gpus: int) -> None:
@@ -85,6 +82,6 @@ def _check_fit(groups: list[Group], fetch_cpus: float, cpus: float, gpus: int) -
     want_gpus = sum(group.actors * group.gpus for group in groups)
     if want_cpus > cpus + 1e-6 or want_gpus > gpus + 1e-6:
         raise ClusterError(
-            f"The actors of cluster.groups want {want_cpus:g} CPUs and {want_gpus:g} GPUs; the cluster has {cpus:g} and "
-            f"{gpus}. Lower cluster.groups[*].actors or their shares, or leave actors at 0."
+            f"The actors of cluster.groups want {want_cpus:g} CPUs and {want_gpus:g} GPUs; the cluster has {cpus:g} "
+            f"and {gpus}. Lower cluster.groups[*].actors or their shares, or leave actors at 0."
         )

@@ -1,0 +1,156 @@
+"""A source and stages that cost nothing, around the project's own stage code: for testing everything between."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from l2i_builder import stages
+from l2i_builder.cluster import Parts
+from l2i_builder.config import Config
+from l2i_builder.configfile import load_config
+from l2i_builder.errors import WeightsError
+from l2i_builder.ingest import read_rows
+from l2i_builder.sample import Batch, Reason, key_fraction
+
+SIDE = 64
+
+
+def write_metadata(folder: Path, rows: int, files: int = 1) -> Path:
+    """Write LAION-shaped parquet files with ``rows`` rows each."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in range(files):
+        names = [f"{number}-{row}" for row in range(rows)]
+        table = {"URL": [f"http://toy.test/{name}.jpg" for name in names], "TEXT": [f"toy {name}" for name in names]}
+        pq.write_table(pa.table(table | {"punsafe": [0.0] * rows}), folder / f"part-{number:03d}.parquet")
+    return folder
+
+
+def toy_config(metadata: Path, out: Path, *overrides: str) -> Config:
+    small = ["ingest.rows_per_shard=20", "cluster.batch_rows=4", f"image.size={SIDE}", "ingest.audit_rate=0.2"]
+    return load_config(None, [*small, *overrides], metadata=str(metadata), out=str(out))
+
+
+class ToySource:
+    """Makes an image of each row from its key; every tenth row fails to be fetched."""
+
+    def __init__(self, config: Config, pause: float = 0.0) -> None:
+        self.config, self.pause = config, pause
+
+    def batches(self, shard):
+        rows = read_rows(shard, self.config)
+        for start in range(0, len(rows), self.config.cluster.batch_rows):
+            time.sleep(self.pause)
+            part = rows[start : start + self.config.cluster.batch_rows]
+            for row in part:
+                if row.index % 10 == 9:
+                    row.refuse(Reason.HTTP_4XX, "fetch", "404")
+            live = np.array([i for i, row in enumerate(part) if row.kept], np.int64)
+            images = [toy_image(part[i].key) for i in live]
+            image = np.stack(images) if images else np.zeros((0, SIDE, SIDE, 3), np.uint8)
+            yield Batch(part, live, shard_rows=len(rows), image=image)
+
+
+def toy_image(key: str) -> np.ndarray:
+    """A smooth picture with a bright disc, different for each key."""
+    grid = np.linspace(0, 200, SIDE)
+    image = np.stack([np.add.outer(grid, grid * key_fraction(key, f"c{i}")) / 2 for i in range(3)], -1)
+    return np.where(disc(key)[..., None], 255, image).astype(np.uint8)
+
+
+def disc(key: str) -> np.ndarray:
+    y, x = np.mgrid[:SIDE, :SIDE]
+    return (y - 32) ** 2 + (x - 20 - 24 * key_fraction(key, "x")) ** 2 < 144
+
+
+def toy_segmenter(images: np.ndarray) -> np.ndarray:
+    return (images.min(axis=-1) == 255).astype(np.uint8) * 255
+
+
+def toy_inpainter(images: np.ndarray, holes: np.ndarray) -> np.ndarray:
+    return np.where(holes[..., None], np.uint8(90), images)
+
+
+class ToyJudge:
+    """Scores by the image alone, the same on every machine."""
+
+    version, threshold = "toy-1", 0.3
+
+    def score(self, images: np.ndarray, *layers: np.ndarray) -> np.ndarray:
+        return (images.reshape(len(images), -1).astype(np.int64).sum(axis=1) % 997 / 997).astype(np.float32)
+
+
+class ToySegment(stages.SegmentStage):
+    def __init__(self, config, pause=0.0, fault=""):
+        self.config, self.pause, self.fault = config, pause, fault
+
+    def model(self, images: np.ndarray) -> np.ndarray:
+        time.sleep(self.pause * len(images))
+        if self.fault == "always":
+            raise ValueError("the model is broken")
+        if self.fault == "one" and len(images) > 1:
+            raise ValueError("a bad sample is among them")
+        if self.fault == "one" and images.astype(np.int64).sum() % 7 == 0:
+            raise ValueError("this is the bad sample")
+        if self.fault.startswith("die once ") and not Path(mark := self.fault.removeprefix("die once ")).exists():
+            Path(mark).touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        if self.fault.startswith("hang once ") and not Path(mark := self.fault.removeprefix("hang once ")).exists():
+            Path(mark).touch()
+            time.sleep(600)
+        return toy_segmenter(images)
+
+
+class ToyJudgeMask(stages.JudgeMaskStage):
+    def __init__(self, config):
+        self.config, self.judge = config, ToyJudge()
+
+
+class ToyInpaint(stages.InpaintStage):
+    def __init__(self, config):
+        self.config, self.model = config, toy_inpainter
+
+
+class ToyJudgeInpainting(stages.JudgeInpaintingStage):
+    def __init__(self, config):
+        self.config, self.judge = config, ToyJudge()
+
+
+def toy_stages(config, pause, fault, names, device="cpu", threads=1):
+    if fault == "no weights":
+        raise WeightsError("the weights have another digest")
+    if fault == "cannot load":
+        raise RuntimeError("no such driver")
+    made = [
+        ToySegment(config, pause, fault),
+        ToyJudgeMask(config),
+        ToyInpaint(config),
+        ToyJudgeInpainting(config),
+        stages.EncodeStage(config, device, threads),
+    ]
+    return [stage for stage in made if stage.name in names]
+
+
+def toy_parts(config: Config, pause: float = 0.0, fault: str = "") -> Parts:
+    return Parts(partial(ToySource, config), partial(toy_stages, config, pause, fault))
+
+
+def run_plainly(config: Config, shards, run_digest: str) -> None:
+    """The yardstick: the same run in a plain loop."""
+    from l2i_builder.commit import commit_shard
+    from l2i_builder.resources import ORDER
+
+    made = toy_stages(config, 0.0, "", ORDER)
+    for shard in shards:
+        batches = [stages.run_stages(made, batch) for batch in ToySource(config).batches(shard)]
+        commit_shard(config.out, shard, config, batches, {"attempt": 1, "start_time": time.time()}, run_digest)
+
+
+__all__ = ["run_plainly", "toy_config", "toy_parts", "write_metadata"]
