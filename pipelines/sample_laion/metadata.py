@@ -63,7 +63,7 @@ def write_metadata(folder: Path, photos: list[Photo]) -> int:
     """
     stamp = _stamp(photos)
     web = folder / "web.json"
-    if web.is_file() and json.loads(web.read_text(encoding="utf-8")).get("stamp") == stamp:
+    if _complete(folder, web, stamp):
         return int(pq.read_metadata(folder / "metadata.parquet").num_rows)
     odd = oddities(folder / "photos")
     (folder / "odd").mkdir(exist_ok=True)
@@ -76,6 +76,15 @@ def write_metadata(folder: Path, photos: list[Photo]) -> int:
     hosts = sorted({*HOSTS.values(), *(case.host for case in odd), "broken-tls.l2i.test"})
     _write_json(web, {"stamp": stamp, "hosts": hosts, "closed": [CLOSED], "routes": _routes(photos, odd)})
     return len(links)
+
+
+def _complete(folder: Path, web: Path, stamp: str) -> bool:
+    """Whether ``folder`` holds everything that ``stamp`` stands for. ``web.json`` is written last."""
+    if not web.is_file():
+        return False
+    written = json.loads(web.read_text(encoding="utf-8"))
+    files = [route["file"] for route in written["routes"].values() if "file" in route]
+    return written["stamp"] == stamp and all((folder / name).is_file() for name in ["metadata.parquet", *files])
 
 
 def _stamp(photos: list[Photo]) -> str:

@@ -111,7 +111,7 @@ def _bodies(photo: Callable[[str], Image.Image]) -> list[Oddity]:
     """Bodies that are cut, slow, empty, packed wrongly or far too big."""
     quokka = jpeg(ImageOps.mirror(photo("museum-quokka")))
     half = quokka[: len(quokka) // 2]
-    bomb = gzip.compress(bytes(48 * 2**20), mtime=0)  # 48 MiB of zeros
+    bomb = gzip.compress(bytes(40 * 2**20), 6, mtime=0)  # 40 MiB of zeros
     packed = {"type": "image/jpeg", "headers": {"Content-Encoding": "gzip"}}
     jpg, png = {"type": "image/jpeg"}, {"type": "image/png"}
     return [
@@ -185,6 +185,7 @@ def _png(image: Image.Image) -> bytes:
 
 def _gif(frames: list[Image.Image]) -> bytes:
     buffer = io.BytesIO()
+    frames = [frame.quantize(64, Image.Quantize.FASTOCTREE) for frame in frames]
     frames[0].save(buffer, "GIF", save_all=True, append_images=frames[1:], duration=80, loop=0)
     return buffer.getvalue()
 

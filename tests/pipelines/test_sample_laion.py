@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import http.client
 import io
 import json
 import ssl
-import struct
 import urllib.parse
-import zlib
 from collections import Counter
 from pathlib import Path
 
@@ -19,16 +16,15 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from l2i_builder.config import Config
-from l2i_builder.decode import DecodeRefusal, decode
+from l2i_builder import ingest
+from l2i_builder.configfile import load_config
 from l2i_builder.errors import MetadataError
-from l2i_builder.fetch import Fetched, Fetcher
 from l2i_builder.sample import Reason
+from l2i_builder.source import make_source
 from pipelines import sample_laion
 from pipelines.sample_laion import SampleWeb, photos
 from pipelines.sample_laion.metadata import SCHEMA, write_metadata
 from pipelines.sample_laion.photos import Photo, catalogue, gather
-from pipelines.sample_laion.rcc import read_rcc
 
 
 def picture(seed: int, size: tuple[int, int] = (640, 480)) -> Image.Image:
@@ -152,12 +148,13 @@ def test_a_machine_without_apt_is_told_what_would_give_more(monkeypatch: pytest.
 
 
 def test_one_call_gathers_writes_the_metadata_and_warns_of_what_is_missing(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    monkeypatch: pytest.MonkeyPatch, sample: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(photos, "gather", lambda folder: (invented(folder), ["somepackage: 3 photographs missing"]))
+    monkeypatch.setattr(photos, "gather", lambda folder: (LISTED, ["somepackage: 3 photographs missing"]))
 
-    made = sample_laion.gather(tmp_path)
+    made = sample_laion.gather(sample)
 
+    assert made.metadata == sample / "metadata.parquet"
     assert made.photos == 5
     assert made.rows == pq.read_metadata(made.metadata).num_rows
     assert caplog.messages == ["sample: 5 photographs; somepackage: 3 photographs missing"]
@@ -178,64 +175,6 @@ def test_real_packages_give_photographs_that_decode(tmp_path: Path) -> None:
             image.load()
             assert image.size == (photo.width, photo.height)
             assert min(image.size) >= 300
-
-
-# --- Qt resource files
-
-
-def rcc(files: dict[str, tuple[int, bytes]], version: int = 3) -> bytes:
-    """A resource file with all files in its root: name -> (flags, stored content)."""
-    node = ">IHHHIQ" if version > 1 else ">IHHHI"
-    names, contents, nodes = b"\0\0" + b"\0" * 4, b"", []
-    for name, (flags, data) in files.items():
-        fields = [len(names), flags, 0, 0, len(contents)] + ([0] if version > 1 else [])
-        nodes.append(struct.pack(node, *fields))
-        names += struct.pack(">HI", len(name), 0) + name.encode("utf-16-be")
-        contents += struct.pack(">I", len(data)) + data
-    root = struct.pack(">IHII", 0, 2, len(files), 1).ljust(struct.calcsize(node), b"\0")
-    tree = root + b"".join(nodes)
-    start = 24
-    header = struct.pack(">4sIIIII", b"qres", version, start, start + len(tree), start + len(tree) + len(contents), 0)
-    return header + tree + contents + names
-
-
-@pytest.mark.parametrize("version", [1, 2, 3])
-def test_rcc_gives_stored_deflated_and_zstandard_files(version: int) -> None:
-    text = b"fox " * 100
-    zstd = pa.BufferOutputStream()
-    with pa.CompressedOutputStream(zstd, "zstd") as stream:
-        stream.write(text)
-    files = {
-        "plain.txt": (0, text),
-        "deflated.txt": (1, struct.pack(">I", len(text)) + zlib.compress(text)),
-        "zstandard.txt": (4, zstd.getvalue().to_pybytes()),
-    }
-
-    assert dict(read_rcc(rcc(files, version))) == dict.fromkeys(files, text)
-
-
-def test_rcc_cut_anywhere_is_refused_with_advice() -> None:
-    whole = rcc({"a.txt": (0, b"content"), "b.txt": (1, struct.pack(">I", 3) + zlib.compress(b"abc"))})
-
-    for length in range(len(whole)):
-        with pytest.raises(MetadataError, match="download the package again"):
-            list(read_rcc(whole[:length]))
-
-
-def test_rcc_that_contains_itself_is_refused() -> None:
-    looped = bytearray(rcc({"a.txt": (0, b"")}))
-    looped[24 + 22 : 24 + 44] = struct.pack(">IHII", 6, 2, 1, 1).ljust(22, b"\0")  # a.txt is a folder holding itself
-
-    with pytest.raises(MetadataError, match="more than 100000 entries"):
-        list(read_rcc(bytes(looped)))
-
-
-def test_rcc_does_not_unpack_a_bomb(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipelines.sample_laion.rcc._MAX_FILE", 1000)
-    bomb = rcc({"bomb": (1, struct.pack(">I", 10**6) + zlib.compress(bytes(10**6)))})
-
-    with pytest.raises(MetadataError, match="more than 1000 bytes"):
-        list(read_rcc(bomb))
 
 
 # --- metadata
@@ -288,6 +227,17 @@ def test_a_second_call_writes_nothing(sample: Path) -> None:
 
     assert write_metadata(sample, LISTED) == pq.read_metadata(sample / "metadata.parquet").num_rows
     assert {path: path.stat().st_mtime_ns for path in sample.rglob("*")} == before
+
+
+def test_a_lost_file_is_made_again(tmp_path: Path) -> None:
+    write_metadata(tmp_path, invented(tmp_path))
+    lost = tmp_path / "odd/rotated.jpg"
+    before = lost.read_bytes()
+    lost.unlink()
+
+    write_metadata(tmp_path, LISTED)
+
+    assert lost.read_bytes() == before
 
 
 # --- the web
@@ -389,24 +339,22 @@ def test_the_bombs_are_small_on_the_line(sample: Path) -> None:
     assert (sample / "odd/gzip-bomb.jpg").stat().st_size < 100_000
 
 
-def test_fetcher_and_decoder_end_every_row_as_expected(sample: Path) -> None:
-    expected = json.loads((sample / "expected.json").read_text())
-    asked = [entry for entry in expected if entry["reason"] != Reason.DNS_ERROR]  # its look-up leaves the machine
-    decided_elsewhere = {Reason.DUPLICATE, Reason.UNSAFE, Reason.BAD_CAPTION}  # by metadata or by other rows
+@pytest.mark.slow
+def test_the_source_ends_every_row_as_expected(sample: Path, tmp_path: Path) -> None:
+    expected = [entry["reason"] for entry in json.loads((sample / "expected.json").read_text())]
+    table = pq.read_table(sample / "metadata.parquet")
+    local = [reason != Reason.DNS_ERROR for reason in expected]  # that look-up leaves the machine
+    pq.write_table(table.filter(pa.array(local)), tmp_path / "metadata.parquet")
 
-    async def fetch_all() -> list[Fetched]:
-        with SampleWeb(sample) as web:
-            async with Fetcher(Config.model_validate({"fetch": {"connect_to": web.connect_to}}).fetch) as fetcher:
-                return await asyncio.gather(*(fetcher.fetch(entry["url"]) for entry in asked))
+    with SampleWeb(sample) as web:
+        overrides = [f"fetch.connect_to={web.connect_to}", "image.size=64"]
+        config = load_config(None, overrides, metadata=str(tmp_path / "metadata.parquet"))
+        source = make_source(config)
+        rows = [row for shard in ingest.plan(config).shards for batch in source.batches(shard) for row in batch.rows]
 
-    for entry, fetched in zip(asked, asyncio.run(fetch_all()), strict=True):
-        reason = fetched.reason or ""
-        if not reason:
-            try:
-                decode(fetched.data, Config().image)
-            except DecodeRefusal as refusal:
-                reason = refusal.reason
-        assert reason == ("" if entry["reason"] in decided_elsewhere else entry["reason"]), (entry, fetched.detail)
+    wanted = [reason for reason, stays in zip(expected, local, strict=True) if stays]
+    ended = [(row.url, row.reason, row.detail) for row in rows]
+    assert [end for end, reason in zip(ended, wanted, strict=True) if end[1] != reason] == []
 
 
 def test_the_web_is_silent(sample: Path, capfd: pytest.CaptureFixture[str]) -> None:
