@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from l2i_builder.sample import Reason, key_fraction, sample_key
 from pipelines.sample_laion.oddities import KEPT_FOR_MODELS, Oddity, oddities
-from pipelines.sample_laion.photos import Photo
+from pipelines.sample_laion.photos import Photo, write_atomic
 
 HOSTS = {  # first word of a photograph's file name -> where it is published
     "wild": "photos.l2i.test",
@@ -159,4 +159,4 @@ def _routes(photos: list[Photo], odd: list[Oddity]) -> dict[str, dict]:
 
 
 def _write_json(path: Path, content: object) -> None:
-    path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_atomic(path, (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())

