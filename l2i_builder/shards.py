@@ -157,15 +157,39 @@ def _entries(url: str, file: IO[bytes] | None) -> Iterator[tuple[str, bytes]]:
         with storage.open_read(url) as opened:
             yield from _entries(url, opened)
         return
+    ending = _Ending(file)
     try:
-        with tarfile.open(fileobj=file, mode="r|") as tar:
+        with tarfile.open(fileobj=ending, mode="r|") as tar:  # type: ignore[call-overload]
             for entry in tar:
                 if not entry.isreg() or entry.size > MAX_MEMBER:
                     raise OutputError(f"{url}: member {entry.name[:200]!r} is no file of a sample. {REBUILD}")
                 content = tar.extractfile(entry)
                 yield entry.name, content.read() if content else b""
+        if not ending.marked():
+            raise tarfile.ReadError("its end mark is missing")
     except (tarfile.TarError, OSError, EOFError, ValueError) as problem:
         raise OutputError(f"{url} is damaged or cut off: {problem}. {REBUILD}") from problem
+
+
+class _Ending:
+    """A file of which the last 1,024 bytes read are remembered.
+
+    A tar ends with as many zeros; tarfile takes one that was cut between two members for whole.
+    """
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.file, self.last = file, b""
+
+    def read(self, size: int = -1) -> bytes:
+        data = self.file.read(size)
+        self.last = (self.last + data)[-1024:]
+        return data
+
+    def marked(self) -> bool:
+        """Read to the end; whether the end mark is there."""
+        while self.read(storage.BLOCK):
+            pass
+        return self.last == bytes(1024)
 
 
 def open_triplets(urls: str | Iterable[str]) -> Iterator[Triplet]:
