@@ -53,6 +53,18 @@ def test_a_listing_is_sorted_filtered_and_always_fresh(folder: str) -> None:
     assert storage.list_names(storage.join(folder, "x"), ".json")[-1] == "00011.json"
 
 
+def test_a_listing_shows_what_other_processes_wrote(s3_folder: str) -> None:
+    import boto3
+
+    folder = storage.join(s3_folder, "x")
+    storage.write_bytes(storage.join(folder, "1.json"), b"1")
+    assert storage.list_names(folder) == ["1.json"]
+    assert not storage.exists(storage.join(folder, "2.json"))
+    boto3.client("s3").put_object(Bucket=s3_folder.removeprefix("s3://"), Key="x/2.json", Body=b"2")
+    assert storage.list_names(folder) == ["1.json", "2.json"]
+    assert storage.exists(storage.join(folder, "2.json"))
+
+
 def test_deleting_what_is_not_there_is_fine(folder: str) -> None:
     url = storage.join(folder, "c.bin")
     storage.write_bytes(url, b"1")
@@ -97,6 +109,15 @@ def test_a_reader_never_sees_a_file_that_is_being_written(folder: str) -> None:
         assert not storage.exists(url)
         assert storage.list_names(storage.join(folder, "x"), ".bin") == []
     assert storage.read_bytes(url) == b"half"
+
+
+def test_who_reads_a_file_while_it_is_replaced_reads_the_old_one_to_its_end(tmp_path: Path) -> None:
+    url = str(tmp_path / "c.bin")
+    storage.write_bytes(url, b"old" * 1000)
+    with storage.open_read(url) as file:
+        storage.write_bytes(url, b"new")
+        assert file.read() == b"old" * 1000
+    assert storage.read_bytes(url) == b"new"
 
 
 def test_a_missing_file_is_an_error_of_the_class_asked_for_that_names_it(folder: str) -> None:
