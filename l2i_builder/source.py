@@ -31,6 +31,14 @@ ROWS_PER_SLOT = 2
 
 def make_source(config: Config) -> Source:
     """Make the source that ``config.source`` names, with its decoder processes. Raises L2IError."""
+    if config.source == "img2dataset_shards":
+        from l2i_builder.source_img2dataset import ShardSource
+
+        return ShardSource(config)
+    if config.source == "img2dataset":
+        from l2i_builder.source_downloader import DownloaderSource
+
+        return DownloaderSource(config)
     return UrlSource(config)
 
 
@@ -125,6 +133,7 @@ def _close(loop: asyncio.AbstractEventLoop, thread: threading.Thread, resources:
         threading.Thread(target=_close, args=(loop, thread, resources)).start()
         return
     asyncio.run_coroutine_threadsafe(resources.aclose(), loop).result()
+    asyncio.run_coroutine_threadsafe(loop.shutdown_default_executor(), loop).result()
     loop.call_soon_threadsafe(loop.stop)
     thread.join()
     loop.close()
