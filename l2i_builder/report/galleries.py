@@ -18,7 +18,8 @@ from l2i_builder.sample import UNKNOWN, Reason, key_fraction
 MAX_SHARDS = 64  # shards whose previews are looked at: reading tens of thousands of tars would take hours
 MAX_BYTES = 4_500_000  # of all strips: 6 MB as base64, of a page of at most 8 MB
 MAX_STRIP = 1_000_000  # bytes of one strip; anything larger is not ours
-COLUMNS = ("key", "caption")  # beside aggregate.COLUMNS
+COLUMNS = ("key", "caption")  # read beside aggregate.COLUMNS
+LEDGER_COLUMNS = ["key", "caption", "host", "verdict", "reason", "detail", "mask_score", "inpainting_score"]
 NEVER_SHOWN = frozenset({Reason.UNSAFE.value, Reason.OPTED_OUT.value})  # whatever a previews tar may hold
 NEAREST, EXTREME, KEPT, JUDGED, OTHER = 16, 8, 24, 12, 8  # strips per gallery
 
@@ -94,8 +95,7 @@ class Galleries:
     def add(self, shard: int, ledger: pa.Table, previews: Mapping[str, tuple[int, int]]) -> None:
         """Offer a shard's samples that have a preview. previews: key -> (offset, size) in the shard's tar."""
         self.shards += 1
-        names = ["key", "caption", "host", "verdict", "reason", "detail", "mask_score", "inpainting_score"]
-        chosen = ledger.select(names).filter(pc.is_in(ledger["key"], pa.array(list(previews), pa.string())))
+        chosen = ledger.select(LEDGER_COLUMNS).filter(pc.is_in(ledger["key"], pa.array(list(previews), pa.string())))
         for line in chosen.to_pylist():
             if line["reason"] not in NEVER_SHOWN:
                 offset, size = previews[line["key"]]
@@ -176,7 +176,10 @@ def gallery_shards(finished: list[int]) -> set[int]:
 
 
 def _within_budget(galleries: list[Gallery]) -> list[Sample]:
-    """Take the galleries' samples in turn, best first, until MAX_BYTES; the others leave their gallery."""
+    """Take the galleries' samples in turn, best first, until MAX_BYTES; the others leave their gallery.
+
+    Returns the samples taken, each once, however many galleries show it.
+    """
     taken: dict[int, list[Sample]] = {id(gallery): [] for gallery in galleries}
     left = MAX_BYTES
     for place in range(max((gallery.size for gallery in galleries), default=0)):
@@ -187,7 +190,7 @@ def _within_budget(galleries: list[Gallery]) -> list[Sample]:
                     taken[id(gallery)].append(sample)
     for gallery in galleries:
         gallery.keep(taken[id(gallery)])
-    return [sample for samples in taken.values() for sample in samples]
+    return list({id(sample): sample for samples in taken.values() for sample in samples}.values())
 
 
 _PLACES = [

@@ -110,10 +110,8 @@
       const text = String(Number(value.toPrecision(3)));
       byId(`value-${judge}`).textContent = text;
       slider.setAttribute("aria-valuetext", text);
-      for (const { result } of views) {
-        if (`chosen_${judge}` in (result.view.getState({ data: () => false }).signals ?? {})) {
-          result.view.signal(`chosen_${judge}`, value).runAsync();
-        }
+      for (const { name, result } of views) {
+        if (name === `score_${judge}` || name === "density") result.view.signal(`chosen_${judge}`, value).runAsync();
       }
     }
     byId("overrides").textContent = sliders.map((slider) => `judge.${slider.dataset.judge}.threshold=${edgesOf(slider.dataset.judge)[slider.value]}`).join(" ");
@@ -141,10 +139,11 @@
     strips = [...button.closest(".strips").children];
     show(strips.indexOf(button.closest(".strip")));
     viewer.showModal();
+    byId("next").focus();
   });
-  viewer.addEventListener("keydown", (event) => {
+  document.addEventListener("keydown", (event) => {
     const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
-    if (step) show(at + step);
+    if (step && viewer.open) show(at + step);
   });
   viewer.addEventListener("click", (event) => event.target === viewer && viewer.close());
   viewer.addEventListener("close", () => strips[at]?.querySelector("button").focus());

@@ -156,8 +156,8 @@ def _shards(shards: Sequence[ShardLine]) -> dict[str, Any]:
     """Kept share along the run, and the shards far from the run's share.
 
     z = (share - run's share) / spread. spread: the larger of binomial chance at the shard's rows and the robust
-    spread over all shards (1.4826 x median absolute deviation), so that neither few rows nor a varied input
-    raise an alarm by themselves.
+    spread of all shards (1.4826 x median absolute deviation from their median), so that neither few rows nor a
+    varied input raise an alarm by themselves.
     """
     if not shards:
         return {"shards": 0, "share": 0.0, "outliers": 0, "list": [], "points": []}
@@ -166,7 +166,7 @@ def _shards(shards: Sequence[ShardLine]) -> dict[str, Any]:
     share = kept / np.maximum(rows, 1)
     run_share = float(kept.sum() / max(rows.sum(), 1))
     chance = np.sqrt(run_share * (1 - run_share) / np.maximum(rows, 1))
-    spread = np.maximum(chance, 1.4826 * float(np.median(np.abs(share - run_share))))
+    spread = np.maximum(chance, 1.4826 * float(np.median(np.abs(share - np.median(share)))))
     z = np.where((rows > 0) & (spread > 0), (share - run_share) / np.where(spread > 0, spread, 1), 0.0)
     listed = np.argsort(-np.abs(z), kind="stable")[:LISTED_SHARDS]
     return {
