@@ -10,11 +10,15 @@ from pathlib import Path
 from rich.console import Console
 
 from l2i_builder import ingest, manifest, storage
+from l2i_builder.cluster import Parts
 from l2i_builder.config import Config
 from l2i_builder.errors import ConfigError, ShardsFailedError
 from l2i_builder.ingest import InputPlan, InputShard
 from l2i_builder.progress import ConsoleProgress
+from l2i_builder.retry import recover, retry_parts, retryable
 from l2i_builder.shards import wids_index
+
+WITHOUT_WEIGHTS = {"patchmatch", "telea"}
 
 
 @dataclass
@@ -28,10 +32,11 @@ class Result:
     failed: dict[str, str] = field(default_factory=dict)
 
 
-def build(config: Config, console: Console | None = None, inline: bool = False) -> Result:
+def build(config: Config, console: Console | None = None, inline: bool = False, retry_failed: bool = False) -> Result:
     """Build the dataset that ``config`` describes into ``config.out``; finished shards are skipped.
 
-    inline: run in this process, without Ray.
+    inline: run in this process, without Ray. retry_failed: also fetch again the rows of finished shards whose
+    failure was transient.
 
     Raises L2IError subclasses: ConfigError (also where the folder belongs to another configuration),
     MetadataError, WeightsError, ClusterError, OutputError; ShardsFailedError at the end where shards failed
@@ -43,11 +48,17 @@ def build(config: Config, console: Console | None = None, inline: bool = False) 
         raise ConfigError("memory:// lives in one process and cannot be shared with Ray's actors; add --inline.")
     plan = ingest.plan(config)
     run = claim(config, plan)
+    recover(config.out)
+    again = retryable(config.out, plan) if retry_failed else []
     done = manifest.finished(config.out)
     todo = [shard for shard in plan.shards if shard.number not in done]
     if len(todo) < len(plan.shards):
         console.print(f"{len(plan.shards) - len(todo):,} of {len(plan.shards):,} shards are finished and skipped")
     failed = run_shards(config, todo, run.digest, console, inline) if todo else {}
+    if retry_failed:
+        console.print(f"{len(again):,} finished shards hold rows whose failure was transient")
+        if again:
+            failed |= run_shards(config, again, run.digest, console, inline, retry_parts(config))
     result = finish(config, plan, failed)
     result.skipped = len(plan.shards) - len(todo)
     if failed:
@@ -60,28 +71,54 @@ def build(config: Config, console: Console | None = None, inline: bool = False) 
 
 def claim(config: Config, plan: InputPlan) -> manifest.RunManifest:
     """Bind the output folder to this configuration, input and weights; weights are fetched and checked here."""
-    from l2i_builder.weights import digests
-
-    run = manifest.RunManifest.of(config, plan.digest, digests(config))
+    run = manifest.RunManifest.of(config, plan.digest, weight_digests(config))
     manifest.claim(config.out, run)
     storage.write_bytes(storage.join(config.out, "input.json"), plan.to_json())
     return run
 
 
+def weight_digests(config: Config) -> dict[str, str]:
+    """Return the SHA-256 of everything learned that the run uses, fetching what this machine lacks.
+
+    Raises WeightsError on a digest that differs, before anything else is downloaded.
+    """
+    from l2i_builder.judge import load_head
+    from l2i_builder.weights import file_sha256, resolve
+
+    digests = {}
+    for stage, section in (("segment", config.segment), ("inpaint", config.inpaint)):
+        if section.backend not in WITHOUT_WEIGHTS:
+            path = resolve(section.weights or section.backend, section.sha256)
+            digests[f"{stage}: {section.weights or section.backend}"] = file_sha256(path)
+    for task, judge in (("mask", config.judge.mask), ("inpainting", config.judge.inpainting)):
+        if judge.enabled:
+            head = load_head(judge.head, task)
+            digests[f"judge {task}: {head.card['name']}"] = head.digest
+            digests[f"judge {task}: {head.card['backbone']['name']}"] = head.card["backbone"]["sha256"]
+    return digests
+
+
 def run_shards(
-    config: Config, todo: list[InputShard], run_digest: str, console: Console, inline: bool = False
+    config: Config,
+    todo: list[InputShard],
+    run_digest: str,
+    console: Console,
+    inline: bool = False,
+    parts: Parts | None = None,
 ) -> dict[str, str]:
     """Run shards on Ray, or inline. Returns those that failed every attempt, with the last error."""
     with ConsoleProgress(console, sum(shard.rows for shard in todo), len(todo)) as progress:
         if inline:
             from l2i_builder.inline import run_inline
 
-            run_inline(config, todo, run_digest, progress)
+            run_inline(config, todo, run_digest, progress, parts)
             return {}
-        return _run_on_ray(config, todo, run_digest, progress)
+        return _run_on_ray(config, todo, run_digest, progress, parts)
 
 
-def _run_on_ray(config: Config, todo: list[InputShard], run_digest: str, progress: ConsoleProgress) -> dict[str, str]:
+def _run_on_ray(
+    config: Config, todo: list[InputShard], run_digest: str, progress: ConsoleProgress, parts: Parts | None
+) -> dict[str, str]:
     import ray
 
     from l2i_builder import cluster
@@ -96,7 +133,7 @@ def _run_on_ray(config: Config, todo: list[InputShard], run_digest: str, progres
             task = asyncio.current_task()
             for number in (signal.SIGINT, signal.SIGTERM):
                 asyncio.get_running_loop().add_signal_handler(number, task.cancel)  # type: ignore[union-attr]
-            return await cluster.Driver(config, layout, run_digest, progress).run(todo)
+            return await cluster.Driver(config, layout, run_digest, progress, parts).run(todo)
 
         try:
             return asyncio.run(drive()).failed

@@ -15,11 +15,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import ray
 from ray.exceptions import RayError, RayTaskError
 
+from l2i_builder.commit import commit_shard
 from l2i_builder.config import Config, Group
 from l2i_builder.errors import ClusterError, L2IError
 from l2i_builder.ingest import InputShard
@@ -30,7 +31,6 @@ from l2i_builder.resources import Layout
 from l2i_builder.sample import Batch
 
 if TYPE_CHECKING:
-    from l2i_builder.source import Source
     from l2i_builder.stages import Stage
 
 RETRY_PAUSE = 0.5  # seconds before the second attempt at a shard; doubles
@@ -61,9 +61,9 @@ class StageWorker:
 class SourceWorker:
     """An actor that fetches and decodes input shards. ``make()`` gives the source, inside the actor."""
 
-    def __init__(self, make: Callable[[], Source]) -> None:
+    def __init__(self, make: Callable[[], BatchSource]) -> None:
         self.make = make
-        self.source: Source | None = None
+        self.source: BatchSource | None = None
 
     def ready(self) -> str:
         self.source = self.source or self.make()
@@ -75,32 +75,45 @@ class SourceWorker:
         yield from self.source.batches(shard)
 
 
+class BatchSource(Protocol):
+    """What a source actor streams from."""
+
+    def batches(self, shard: InputShard) -> Iterator[Batch]: ...
+
+
 @dataclass(frozen=True)
 class Parts:
-    """What the actors run: picklable makers, called inside them. ``stages`` gets names, device and threads."""
+    """What the actors run: picklable makers, called inside them.
 
-    source: Callable[[], Source]
+    stages gets names, device and threads; commit is ``commit_shard`` or another with its arguments.
+    """
+
+    source: Callable[[], BatchSource]
     stages: Callable[[Sequence[str], str, int], Sequence[Stage]]
+    commit: Callable[..., ShardManifest] = commit_shard
 
     @classmethod
     def of(cls, config: Config) -> Parts:
         """The real ones."""
-        from l2i_builder.source import make_source
-        from l2i_builder.stages import make_stages
-
-        return cls(partial(make_source, config), partial(_load_stages, make_stages, config))
+        return cls(partial(_make_source, config), partial(_make_stages, config))
 
 
-def _load_stages(make: Callable, config: Config, names: Sequence[str], device: str, threads: int) -> Sequence[Stage]:
-    return make(names, config, device, threads)
+def _make_source(config: Config) -> BatchSource:
+    from l2i_builder.source import make_source
+
+    return make_source(config)
+
+
+def _make_stages(config: Config, names: Sequence[str], device: str, threads: int) -> Sequence[Stage]:
+    from l2i_builder.stages import make_stages
+
+    return make_stages(names, config, device, threads)
 
 
 def _commit(
-    out: str, shard: InputShard, config: Config, stats: dict, run_digest: str, *batches: Batch
+    commit: Callable[..., ShardManifest], shard: InputShard, config: Config, stats: dict, digest: str, *batches: Batch
 ) -> ShardManifest:
-    from l2i_builder.commit import commit_shard
-
-    return commit_shard(out, shard, config, batches, stats, run_digest)
+    return commit(config.out, shard, config, batches, stats, digest)
 
 
 @dataclass
@@ -127,7 +140,7 @@ class Driver:
         self.window = asyncio.Semaphore(layout.window)
         self.open_shards = asyncio.Semaphore(layout.shards_in_flight)
         # A commit takes no CPU: on a full cluster it would wait for actors that wait for it.
-        self.commit = ray.remote(num_cpus=0, max_retries=3)(_commit)
+        self.commit = partial(ray.remote(num_cpus=0, max_retries=3)(_commit).remote, parts.commit)
         self.outcome = Outcome()
 
     async def run(self, shards: Sequence[InputShard]) -> Outcome:
@@ -135,7 +148,7 @@ class Driver:
         pools = [self.source, *self.groups]
         todo = iter(shards)
         workers = [asyncio.create_task(self._work(todo)) for _ in range(min(len(shards), self.open_shards._value))]
-        everything = asyncio.gather(*workers)
+        everything: asyncio.Future[Any] = asyncio.gather(*workers)
         try:
             await asyncio.wait([everything, *(pool.fatal for pool in pools)], return_when=asyncio.FIRST_COMPLETED)
             for pool in pools:
@@ -190,7 +203,7 @@ class Driver:
                             part.result()  # a failure ends the attempt at once
             batches = await asyncio.gather(*parts)
             stats = {"attempt": attempt, "start_time": started}
-            return await self.commit.remote(self.config.out, shard, self.config, stats, self.run_digest, *batches)
+            return await self.commit(shard, self.config, stats, self.run_digest, *batches)
         except BaseException:
             for part in parts:
                 part.cancel()
@@ -254,11 +267,11 @@ def check_shared_output(out: str) -> None:
         )
 
 
-def _actor(cls: type, cpus: float, gpus: float = 0, memory_gb: float = 0) -> Any:
-    memory = {"memory": int(memory_gb * 2**30)} if memory_gb else {}
-    return ray.remote(
-        num_cpus=cpus, num_gpus=gpus, max_restarts=-1, max_task_retries=0, scheduling_strategy="SPREAD", **memory
-    )(cls)
+def _actor(kind: type, cpus: float, gpus: float = 0, memory_gb: float = 0) -> Any:
+    options: dict[str, Any] = {"num_cpus": cpus, "num_gpus": gpus, "scheduling_strategy": "SPREAD"}
+    if memory_gb:
+        options["memory"] = int(memory_gb * 2**30)
+    return ray.remote(max_restarts=-1, max_task_retries=0, **options)(kind)
 
 
 def _group_pool(group: Group, parts: Parts, timeout: float) -> Pool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from typing import Any
 
 import ray
@@ -103,7 +103,7 @@ class Pool:
                 return result, value
         raise AssertionError("unreachable")
 
-    async def stream(self, *args: Any) -> AsyncIterator[tuple[Any, str]]:
+    async def stream(self, *args: Any) -> AsyncGenerator[tuple[Any, str], None]:
         """Yield (ref, node) of everything ``actor.stream(*args)`` yields, holding one slot meanwhile."""
         actor, where = await self._slots.get()
         refs = actor.stream.options(num_returns="streaming", _generator_backpressure_num_objects=2).remote(*args)

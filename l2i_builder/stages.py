@@ -162,7 +162,7 @@ class EncodeStage:
 
 
 STAGES: dict[str, Callable[[Config, str, int], Stage]] = {
-    stage.name: stage  # type: ignore[attr-defined]
+    stage.name: stage
     for stage in (SegmentStage, JudgeMaskStage, InpaintStage, JudgeInpaintingStage, EncodeStage)
 }
 
@@ -212,8 +212,8 @@ def run_model(
     if len(errors) > 1 and not outputs:
         raise next(iter(errors.values()))
     rows = batch.live_rows
-    for slot, error in errors.items():
-        rows[slot].refuse(Reason.STAGE_ERROR, stage, f"{type(error).__name__}: {error}")
+    for slot, problem in errors.items():
+        rows[slot].refuse(Reason.STAGE_ERROR, stage, f"{type(problem).__name__}: {problem}")
     if not outputs:
         blank = np.zeros_like(arrays[0][..., 0] if stage == "segment" else arrays[0])
         return blank, np.zeros(len(batch), bool)

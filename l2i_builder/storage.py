@@ -128,6 +128,20 @@ def delete(url: str, error: type[L2IError] = OutputError) -> None:
             fs.rm_file(path)
 
 
+def move(source: str, target: str, error: type[L2IError] = OutputError) -> None:
+    """Move a file within one file system; the target is replaced atomically."""
+    with explained("move", source, error):
+        if is_local(source):
+            destination = local_path(target)
+            destination.parent.mkdir(parents=True, exist_ok=True)
+            local_path(source).replace(destination)
+            _sync_folder(destination.parent)
+            return
+        fs, path = filesystem(source)
+        fs.cp_file(path, filesystem(target)[1])
+        fs.rm_file(path)
+
+
 def local_path(url: str) -> Path:
     """Return the absolute path of a local URL, ``~`` expanded."""
     return Path(url.removeprefix("file://").removeprefix("local://")).expanduser().absolute()

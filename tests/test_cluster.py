@@ -6,35 +6,16 @@ from pathlib import Path
 
 import pytest
 import ray
-from toy import run_plainly, toy_config, toy_parts, write_metadata
+from toy import Silent, contents, toy_config, toy_parts, write_metadata
 
 from l2i_builder import ingest
 from l2i_builder.cluster import Driver, check_shared_output, start_ray
 from l2i_builder.configfile import load_config
 from l2i_builder.errors import ClusterError, WeightsError
+from l2i_builder.inline import run_inline
 from l2i_builder.resources import plan_layout
 
 pytestmark = pytest.mark.slow
-
-
-class Silent:
-    """A progress that only remembers."""
-
-    def __init__(self):
-        self.done = self.kept = 0
-        self.notes = []
-
-    def rows(self, rows, kept):
-        self.done, self.kept = self.done + rows, self.kept + kept
-
-    def undo(self, rows, kept):
-        self.rows(-rows, -kept)
-
-    def shard_done(self, manifest):
-        pass
-
-    def note(self, text):
-        self.notes.append(text)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -56,14 +37,8 @@ def metadata(tmp_path_factory):
 @pytest.fixture(scope="module")
 def yardstick(metadata, tmp_path_factory):
     config = toy_config(metadata, tmp_path_factory.mktemp("plain"))
-    run_plainly(config, ingest.plan(config).shards, "digest")
+    run_inline(config, ingest.plan(config).shards, "digest", Silent(), toy_parts(config))
     return contents(Path(config.out))
-
-
-def contents(out: Path) -> dict[str, bytes]:
-    """Every file that must be the same on every run: stats hold times."""
-    kept = (path for path in out.rglob("*") if path.is_file() and "stats" not in path.parts)
-    return {str(path.relative_to(out)): path.read_bytes() for path in kept}
 
 
 def drive(config, fault="", pause=0.0):

@@ -46,12 +46,15 @@ class ToySource:
 
     def batches(self, shard):
         rows = read_rows(shard, self.config)
+        for row in rows:
+            if row.index % 10 == 9:
+                row.refuse(Reason.HTTP_4XX, "fetch", "404")
+        yield from self.batches_of(rows, shard)
+
+    def batches_of(self, rows, shard):
         for start in range(0, len(rows), self.config.cluster.batch_rows):
             time.sleep(self.pause)
             part = rows[start : start + self.config.cluster.batch_rows]
-            for row in part:
-                if row.index % 10 == 9:
-                    row.refuse(Reason.HTTP_4XX, "fetch", "404")
             live = np.array([i for i, row in enumerate(part) if row.kept], np.int64)
             images = [toy_image(part[i].key) for i in live]
             image = np.stack(images) if images else np.zeros((0, SIDE, SIDE, 3), np.uint8)
@@ -142,15 +145,30 @@ def toy_parts(config: Config, pause: float = 0.0, fault: str = "") -> Parts:
     return Parts(partial(ToySource, config), partial(toy_stages, config, pause, fault))
 
 
-def run_plainly(config: Config, shards, run_digest: str) -> None:
-    """The yardstick: the same run in a plain loop."""
-    from l2i_builder.commit import commit_shard
-    from l2i_builder.resources import ORDER
+class Silent:
+    """A progress that only remembers."""
 
-    made = toy_stages(config, 0.0, "", ORDER)
-    for shard in shards:
-        batches = [stages.run_stages(made, batch) for batch in ToySource(config).batches(shard)]
-        commit_shard(config.out, shard, config, batches, {"attempt": 1, "start_time": time.time()}, run_digest)
+    def __init__(self):
+        self.done = self.kept = 0
+        self.notes = []
+
+    def rows(self, rows, kept):
+        self.done, self.kept = self.done + rows, self.kept + kept
+
+    def undo(self, rows, kept):
+        self.rows(-rows, -kept)
+
+    def shard_done(self, manifest):
+        pass
+
+    def note(self, text):
+        self.notes.append(text)
 
 
-__all__ = ["run_plainly", "toy_config", "toy_parts", "write_metadata"]
+def contents(out: Path) -> dict[str, bytes]:
+    """Every file that must be the same on every run: stats hold times."""
+    kept = (path for path in out.rglob("*") if path.is_file() and "stats" not in path.parts)
+    return {str(path.relative_to(out)): path.read_bytes() for path in kept}
+
+
+__all__ = ["Silent", "contents", "toy_config", "toy_parts", "write_metadata"]
