@@ -23,6 +23,7 @@ FOLDERS = {
     "stats": ".json",
     FOLDER: ".json",
 }
+PENDING = "pending"  # where ``--retry-failed`` prepares a shard
 # Files of the top folder that belong there: the run's own, and those of publishing.
 TOP = {RUN_FILE, "input.json", "index.json", "report.html", "report.json"}
 TOP |= {"README.md", "SHA256SUMS", "croissant.json", "LICENSE", ".gitattributes"}
@@ -45,6 +46,7 @@ def verify(out: str, deep: bool = False, progress: Progress | None = None) -> li
     planned = {shard.number: shard for shard in plan.shards}
     done = finished(out)
     findings += _unfinished(done, set(planned))
+    findings += _pending(out)
     numbers = sorted(done & set(planned))
 
     def check(number: int) -> ShardCheck:
@@ -94,6 +96,15 @@ def _unfinished(done: set[int], planned: set[int]) -> Iterator[Finding]:
     for number in extra:
         advice = "It belongs to another run: delete the shard's files."
         yield Finding(f"{FOLDER}/{shard_name(number)}.json", "the input plan has no such shard", advice)
+
+
+def _pending(out: str) -> Iterator[Finding]:
+    """Find what an interrupted ``--retry-failed`` left: finished shards that are not in their place yet."""
+    waiting = sorted(finished(storage.join(out, PENDING)))
+    if waiting:
+        shown = ", ".join(shard_name(number) for number in waiting[:20])
+        what = f"{len(waiting)} shards of an interrupted retry are not in their place yet: {shown}"
+        yield Finding(PENDING, what, "Run the build again: it moves them.")
 
 
 def _kept_twice(numbers: list[int], keys: list[np.ndarray]) -> Iterator[Finding]:

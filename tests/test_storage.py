@@ -73,6 +73,17 @@ def test_deleting_what_is_not_there_is_fine(folder: str) -> None:
     assert not storage.exists(url)
 
 
+def test_a_moved_file_replaces_what_was_there(folder: str) -> None:
+    source, target = storage.join(folder, "a", "c.bin"), storage.join(folder, "b", "d.bin")
+    for content in (b"first", b"second"):
+        storage.write_bytes(source, content)
+        storage.move(source, target)
+        assert storage.read_bytes(target) == content
+        assert not storage.exists(source)
+    with pytest.raises(OutputError, match=r"c\.bin"):
+        storage.move(source, target)
+
+
 def test_upload_copies_a_local_file(folder: str, tmp_path: Path) -> None:
     source = tmp_path / "source.bin"
     source.write_bytes(b"x" * 10_000_000)

@@ -116,6 +116,12 @@ def test_a_manifest_of_a_shard_that_the_input_has_not_is_found(out: Path) -> Non
     assert "no such shard" in about(findings(out))["manifests/00077.json"]
 
 
+def test_shards_that_an_interrupted_retry_left_are_listed(out: Path) -> None:
+    (out / "pending/manifests").mkdir(parents=True)
+    shutil.copy(out / "manifests/00002.json", out / "pending/manifests/00002.json")
+    assert about(findings(out)) == {"pending": "1 shards of an interrupted retry are not in their place yet: 00002\n"}
+
+
 @pytest.mark.parametrize("content", [None, b"", b"{}"])
 def test_an_index_that_is_not_of_these_shards_is_found(out: Path, content: bytes | None) -> None:
     if content is None:
