@@ -8,10 +8,12 @@ import subprocess
 import sys
 import textwrap
 import time
+from collections import Counter
 
 import numpy as np
 import psutil
 import pytest
+from pictures import BAD_IMAGES, needs_bad_images
 from PIL import Image
 
 from l2i_builder.config import Image as ImageConfig
@@ -250,6 +252,21 @@ def test_busy_seconds_count_decoding():
 
     busy, wall = asyncio.run(run())
     assert 0 < busy <= wall
+
+
+@pytest.mark.slow
+@needs_bad_images
+def test_real_malformed_files_end_in_an_image_or_a_reason():
+    """Hundreds of files that broke other decoders: none may crash or hang this one."""
+    names = ("LICENSE", "SOURCE", "MANIFEST.tsv", "LICENSE-MIT", "LICENSE-APACHE")
+    files = [file for file in BAD_IMAGES.rglob("*") if file.is_file() and file.name not in names]
+    results = outcomes([file.read_bytes() for file in files], workers=2, max_aspect=1000)
+    reasons = Counter(str(result.reason) if isinstance(result, DecodeRefusal) else "image" for result in results)
+    assert set(reasons) <= {
+        *("image", "decode_error", "decode_truncated", "unsupported_format", "not_image"),
+        *("too_many_pixels", "animated", "bad_aspect", "too_small"),
+    }
+    assert reasons["image"] > len(files) / 2
 
 
 def test_refusals_inside_the_parent_are_exceptions_like_any():
