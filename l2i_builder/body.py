@@ -1,14 +1,12 @@
-"""Reading a body under a byte cap, undoing its transfer compression, and telling text from images."""
+"""Undoing a body's compression under a byte cap, and telling text from images."""
 
 from __future__ import annotations
 
-import asyncio
 import re
 import zlib
 
-from aiohttp import ClientResponse
-
 from l2i_builder.guard import Refusal
+from l2i_builder.http1 import too_large
 from l2i_builder.sample import Reason
 
 _GZIP, _ZLIB, _RAW = 31, 15, -15  # zlib window bits of the three formats
@@ -21,68 +19,19 @@ _BINARY = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]")
 _SNIFFED = 512  # bytes
 
 
-async def read_body(answer: ClientResponse, max_bytes: int, truncate: bool = False) -> bytes:
-    """Return the decoded body, read as it comes. ``max_bytes`` bounds it both as sent and as decoded.
+def decode_body(body: bytes, encoding: str, max_bytes: int) -> bytes:
+    """Return a body without its Content-Encoding, at most ``max_bytes`` of it.
 
-    truncate: stop at the bound instead of refusing. Raises Refusal: body_too_large, bad_encoding; and what
-    aiohttp raises when the body breaks off.
+    Raises Refusal: body_too_large, bad_encoding.
     """
-    decoder = make_decoder(answer.headers.get("Content-Encoding", ""), max_bytes)
-    if not truncate and (answer.content_length or 0) > max_bytes:
-        raise _too_large(max_bytes)
-    if "Transfer-Encoding" in answer.headers:
-        _fail_when_closed(answer)
-    chunks: list[bytes] = []
-    received = decoded = 0
-    while chunk := await answer.content.readany():
-        received += len(chunk)
-        if decoder:
-            chunk = decoder.feed(chunk)
-        decoded += len(chunk)
-        chunks.append(chunk)
-        if received > max_bytes or decoded > max_bytes:
-            if truncate:
-                return b"".join(chunks)[:max_bytes]
-            raise _too_large(max_bytes)
-    if decoder and received:
-        decoder.finish()
-    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
-
-
-def _fail_when_closed(answer: ClientResponse) -> None:
-    """Let the body fail when its connection closes: aiohttp 3.14 closes it on a malformed chunk, but leaves the
-    reader waiting for its deadline."""
-
-    def fail(_: object) -> None:
-        if not answer.content.is_eof() and answer.content.exception() is None:
-            answer.content.set_exception(malformed_chunks())
-
-    def forget() -> None:
-        closed.remove_done_callback(fail)
-
-    connection = answer.connection
-    protocol = connection.protocol if connection else None
-    if protocol is None or protocol.closed is None:
-        return
-    closed = protocol.closed
-    closed.remove_done_callback(_seen)  # one is enough for all answers of a connection
-    closed.add_done_callback(_seen)
-    closed.add_done_callback(fail)
-    answer.content.on_eof(forget)
-
-
-def _seen(closed: asyncio.Future[None]) -> None:
-    """Take note of how a connection ended; asyncio would log what nobody asks for."""
-    closed.exception()
-
-
-def malformed_chunks() -> Refusal:
-    """Return the refusal of a body whose chunked coding is broken."""
-    return Refusal(Reason.BAD_ENCODING, "the chunks of the body are malformed")
-
-
-def _too_large(max_bytes: int) -> Refusal:
-    return Refusal(Reason.BODY_TOO_LARGE, f"more than {max_bytes} bytes")
+    decoder = make_decoder(encoding, max_bytes)
+    if decoder is None or not body:
+        return body
+    decoded = decoder.feed(body)
+    if len(decoded) > max_bytes:
+        raise too_large(max_bytes)
+    decoder.finish()
+    return decoded
 
 
 def make_decoder(encoding: str, max_bytes: int) -> Decoder | None:

@@ -6,6 +6,7 @@ Whatever a server does ends in a Fetched: a body, or a Reason with a detail that
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import email.utils
 import errno
 import hashlib
@@ -13,17 +14,15 @@ import random
 import resource
 import ssl
 import time
-import urllib.request
 from dataclasses import dataclass
 from urllib.parse import urljoin
 
-import aiohttp
-from yarl import URL
-
-from l2i_builder.body import looks_like_text, malformed_chunks, read_body
+from l2i_builder.body import decode_body, looks_like_text
 from l2i_builder.config import Fetch
+from l2i_builder.connections import KEEPALIVE, Connections, environment_proxies
 from l2i_builder.errors import ConfigError
-from l2i_builder.guard import BlockedAddress, Guard, Lookup, Refusal, check_url
+from l2i_builder.guard import BlockedAddress, Guard, Lookup, Refusal, Target, check_target
+from l2i_builder.http1 import Answer
 from l2i_builder.optout import agent_token, opt_out
 from l2i_builder.politeness import HostGate, Politeness
 from l2i_builder.robots import MAX_ROBOTS_BYTES, RobotsCache
@@ -31,10 +30,7 @@ from l2i_builder.sample import UNKNOWN, Reason
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _BACKOFF = 0.5  # seconds before the second attempt, doubling, give or take half
-_KEEPALIVE = 5.0  # seconds an idle connection is kept
-_DNS_TTL = 60  # seconds a checked look-up is used
-_MAX_HEADER = 32768  # bytes of one header line; some servers send very long policies
-_CLOSE = {"Connection": "close"}
+_IN_THREAD = 2**20  # bytes of a body from which hashing and inflating leave the event loop
 
 
 @dataclass(slots=True)
@@ -65,48 +61,29 @@ class Fetcher:
             raise ConfigError("fetch.user_agent must be printable ASCII on one line")
         _make_room_for_sockets(config.concurrency)
         self._config = config
-        self._ssl = ssl_context
         self._agent = agent_token(config.user_agent)
-        self._proxies = urllib.request.getproxies() if config.use_proxy_env else {}
-        hosts = {URL(proxy).host or "" for name, proxy in self._proxies.items() if name in ("http", "https")}
-        self._proxy_hosts = frozenset(hosts)
-        self._guard = Guard(config.connect_to, hosts, lookup, threads=config.concurrency)
+        proxies = environment_proxies() if config.use_proxy_env else {}
+        trusted = {proxy.host for proxy in proxies.values()}
+        self._guard = Guard(config.connect_to, trusted, lookup, threads=config.concurrency)
+        self._connections = Connections(self._guard, ssl_context, config.connect_timeout, proxies)
         self._politeness = Politeness(config.per_host, config.per_host_rate)
         self._slots = asyncio.Semaphore(config.concurrency)
         self._robots = RobotsCache(self._read_robots, self._agent) if config.respect_robots_txt else None
-        self._session: aiohttp.ClientSession | None = None
+        self._headers = (
+            f"User-Agent: {config.user_agent}\r\nAccept: image/*,*/*;q=0.5\r\nAccept-Encoding: identity, gzip;q=0.5\r\n"
+        ).encode()
+        self._headers_once = self._headers + b"Connection: close\r\n"
+        self._entered = False
 
     async def __aenter__(self) -> Fetcher:
-        connector = aiohttp.TCPConnector(
-            resolver=self._guard,
-            socket_factory=self._guard.open_socket,
-            ssl=self._ssl or True,
-            limit=0,  # ours are counted per host before they come here
-            keepalive_timeout=_KEEPALIVE,
-            ttl_dns_cache=_DNS_TTL,
-            dns_cache_max_size=10_000,
-        )
-        self._session = aiohttp.ClientSession(
-            connector=connector,
-            headers={
-                "User-Agent": self._config.user_agent,
-                "Accept": "image/*,*/*;q=0.5",
-                "Accept-Encoding": "identity, gzip;q=0.5",
-            },
-            cookie_jar=aiohttp.DummyCookieJar(),
-            auto_decompress=False,
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._config.connect_timeout),
-            max_line_size=_MAX_HEADER,
-            max_field_size=_MAX_HEADER,
-        )
+        self._entered = True
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        self._entered = False
         if self._robots:
             await self._robots.close()
-        if self._session:
-            await self._session.close()
-            self._session = None
+        await self._connections.close()
         await self._guard.close()
 
     async def fetch(self, url: str, expected_sha256: str = "") -> Fetched:
@@ -114,10 +91,17 @@ class Fetcher:
 
         expected_sha256: hex digest that the metadata promises; another body is hash_mismatch.
         """
-        if self._session is None:
+        if not self._entered:
             raise RuntimeError("a Fetcher is used inside `async with`")
         fetched = await self._try(url)
-        return fetched if fetched.reason else _judge(fetched, expected_sha256.strip().lower())
+        if fetched.reason:
+            return fetched
+        fetched.size = len(fetched.data)
+        if fetched.size < _IN_THREAD:
+            fetched.sha256 = _digest(fetched.data)
+        else:
+            fetched.sha256 = await asyncio.to_thread(_digest, fetched.data)
+        return _judge(fetched, expected_sha256.strip().lower())
 
     async def _try(self, url: str, robots: bool = False) -> Fetched:
         """Return the outcome of the last of as many attempts as it takes. robots: the URL is a robots.txt."""
@@ -137,7 +121,7 @@ class Fetcher:
         return fetched
 
     async def _follow(self, url: str, fetched: Fetched, robots: bool) -> None:
-        """Follow redirects to an answer and read it into ``fetched``. Raises Refusal, or what aiohttp raises.
+        """Follow redirects to an answer and read it into ``fetched``. Raises Refusal or OSError.
 
         The deadline covers the look-ups, connections and bodies of all hops, but no waiting for a host's turn.
         """
@@ -145,60 +129,55 @@ class Fetcher:
         left = self._config.timeout
         for hop in range(self._config.max_redirects + 1):
             try:
-                target = check_url(url, self._config.max_url_bytes, self._guard.exempt)
+                target = check_target(url, self._config.max_url_bytes, self._guard.exempt)
             except Refusal as refusal:
                 raise Refusal(refusal.reason, f"redirect: {refusal.detail}") if hop else refusal from None
-            gate = self._politeness.gate(target.raw_host or "")
+            gate = self._politeness.gate(target.host)
             if self._robots and not robots:
                 await self._robots.check(target, gate)
             async with gate, self._slots:
                 start = loop.time()
                 async with asyncio.timeout(left):
-                    answer = await self._send(target, gate)
-                    try:
-                        fetched.status = answer.status
-                        if answer.status not in _REDIRECTS or "Location" not in answer.headers:
-                            await self._read(answer, gate, fetched, robots)
-                            return
-                        url = _join(target, answer.headers["Location"])
-                    finally:
-                        answer.close()  # keeps the connection if the body was read to its end
+                    answer = await self._ask(target, gate, fetched, robots)
                 left = max(0.0, left - (loop.time() - start))
+            if answer.status not in _REDIRECTS or "location" not in answer.headers:
+                await self._read(answer, gate, fetched, robots)
+                return
+            url = _join(target, answer.headers["location"])
         raise Refusal(Reason.TOO_MANY_REDIRECTS, f"more than {self._config.max_redirects} redirects")
 
-    async def _send(self, target: URL, gate: HostGate) -> aiohttp.ClientResponse:
-        """Return the answer to a GET, its body unread."""
-        assert self._session is not None
+    async def _ask(self, target: Target, gate: HostGate, fetched: Fetched, robots: bool) -> Answer:
+        """Return the answer to one request, with its body if that may be used."""
+
+        def wanted(answer: Answer) -> bool:
+            fetched.status = answer.status
+            fetched.content_type = _content_type(answer.headers.get("content-type", ""))
+            if not 200 <= answer.status < 300 or answer.status == 206:
+                return False
+            if robots:
+                return True
+            fetched.opt_out = opt_out(answer.headers, self._agent)
+            return not (fetched.opt_out and self._config.respect_opt_out)
+
         # Most hosts are met once: a connection kept for them would only use up file descriptors.
-        keep = gate.visit(_KEEPALIVE)
-        proxy = self._proxy(target) if self._proxies else None
-        return await self._session.get(target, allow_redirects=False, headers=None if keep else _CLOSE, proxy=proxy)
+        headers = self._headers if gate.visit(KEEPALIVE) else self._headers_once
+        max_bytes = MAX_ROBOTS_BYTES if robots else self._config.max_bytes
+        return await self._connections.get(target, headers, wanted, max_bytes, truncate=robots)
 
-    def _proxy(self, target: URL) -> str | None:
-        """Return the proxy for a URL. It resolves and connects by itself: its operator guards those addresses."""
-        host = target.raw_host or ""
-        if self._guard.pinned(host, target.port or 0) or urllib.request.proxy_bypass(host):
-            if host in self._proxy_hosts:
-                raise Refusal(Reason.SSRF_BLOCKED, "the URL names a proxy of this network")
-            return None
-        return self._proxies.get(target.scheme)
-
-    async def _read(self, answer: aiohttp.ClientResponse, gate: HostGate, fetched: Fetched, robots: bool) -> None:
-        """Read an answer that is no redirect into ``fetched``. Raises Refusal, or what aiohttp raises."""
-        headers, status = answer.headers, answer.status
-        kind = headers.get("Content-Type", "").partition(";")[0].strip().lower()
-        fetched.content_type = kind.encode("ascii", "replace").decode()[:100]
-        if not 200 <= status < 300:
-            raise self._status_refusal(status, headers.get("Retry-After", ""), gate)
-        if robots:
-            fetched.data = await read_body(answer, MAX_ROBOTS_BYTES, truncate=True)
-            return
-        fetched.opt_out = opt_out(headers, self._agent)
+    async def _read(self, answer: Answer, gate: HostGate, fetched: Fetched, robots: bool) -> None:
+        """Take over the body of an answer that is no redirect. Raises Refusal."""
+        if not 200 <= answer.status < 300:
+            raise self._status_refusal(answer.status, answer.headers.get("retry-after", ""), gate)
         if fetched.opt_out and self._config.respect_opt_out:
             raise Refusal(Reason.OPTED_OUT, fetched.opt_out)
-        if status == 206:
+        if answer.status == 206:
             raise Refusal(Reason.BODY_TRUNCATED, "HTTP 206, a part of the body that was not asked for", retry=0)
-        fetched.data = await read_body(answer, self._config.max_bytes)
+        max_bytes = MAX_ROBOTS_BYTES if robots else self._config.max_bytes
+        encoding = answer.headers.get("content-encoding", "")
+        if encoding and len(answer.body) >= _IN_THREAD // 1000:  # what it may grow to
+            fetched.data = await asyncio.to_thread(decode_body, answer.body, encoding, max_bytes)
+        else:
+            fetched.data = decode_body(answer.body, encoding, max_bytes)
 
     def _status_refusal(self, status: int, retry_after: str, gate: HostGate) -> Refusal:
         """Return why an answer without success is refused; holds the host back if it asks for that."""
@@ -237,29 +216,33 @@ def _make_room_for_sockets(concurrency: int) -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (room, hard))
 
 
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
 def _judge(fetched: Fetched, expected_sha256: str) -> Fetched:
     """Refuse a complete answer whose body is not what it should be."""
-    data = fetched.data
-    fetched.size, fetched.sha256 = len(data), hashlib.sha256(data).hexdigest()
-    if not data:
+    if not fetched.data:
         fetched.reason, fetched.detail = Reason.EMPTY_BODY, "no bytes in the body"
     elif expected_sha256 and fetched.sha256 != expected_sha256:
         fetched.reason, fetched.detail = Reason.HASH_MISMATCH, "not the content that the metadata's digest names"
-    elif looks_like_text(data):
+    elif looks_like_text(fetched.data):
         fetched.reason, fetched.detail = Reason.NOT_IMAGE, "the body is text or markup"
     if fetched.reason:
         fetched.data = b""
     return fetched
 
 
-def _join(base: URL, location: str) -> str:
+def _content_type(header: str) -> str:
+    return header.partition(";")[0].strip().lower().encode("ascii", "replace").decode()[:100]
+
+
+def _join(base: Target, location: str) -> str:
     """Return the absolute URL of a Location header, whose bytes may be in any encoding."""
+    with contextlib.suppress(UnicodeDecodeError):  # then it is latin-1
+        location = location.encode("latin-1").decode()
     try:
-        location = location.encode("utf-8", "surrogateescape").decode()
-    except UnicodeDecodeError:
-        location = location.encode("utf-8", "surrogateescape").decode("latin-1")
-    try:
-        return urljoin(str(base), location.strip())
+        return urljoin(str(base), location)
     except ValueError:
         raise Refusal(Reason.BAD_URL, "redirect: not a URL") from None
 
@@ -277,29 +260,16 @@ def _seconds(retry_after: str) -> float:
 
 
 def _explain(error: Exception) -> Refusal:
-    """Return the reason behind an exception of aiohttp or of the system."""
-    if isinstance(error, aiohttp.ConnectionTimeoutError):
-        return Refusal(Reason.TIMEOUT, "no connection in time", retry=0)
+    """Return the reason behind an exception of the system."""
     if isinstance(error, TimeoutError):
         return Refusal(Reason.TIMEOUT, "no complete answer in time", retry=0)
-    if isinstance(error, aiohttp.ClientConnectorCertificateError):
-        return Refusal(Reason.TLS_ERROR, f"certificate: {getattr(error.certificate_error, 'verify_message', '')}")
-    if isinstance(error, ssl.SSLError | aiohttp.ClientSSLError):
-        cause = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
-        return Refusal(Reason.TLS_ERROR, f"TLS: {getattr(cause, 'reason', None) or 'handshake failed'}")
-    if isinstance(error, aiohttp.ClientConnectorError) and isinstance(error.os_error, BlockedAddress):
+    if isinstance(error, BlockedAddress):
         return Refusal(Reason.SSRF_BLOCKED, "the host resolves to an address that is not public")
-    if isinstance(error, aiohttp.ClientPayloadError):
-        return Refusal(Reason.BODY_TRUNCATED, "the body ends before its announced length", retry=0)
-    if isinstance(error, aiohttp.ServerDisconnectedError):
-        return Refusal(Reason.CONNECT_ERROR, "closed without an answer", retry=0)
-    if isinstance(error, aiohttp.ClientResponseError):
-        if "chunk" in error.message:  # head and body came in one piece
-            return malformed_chunks()
-        return Refusal(Reason.CONNECT_ERROR, "the answer is not HTTP", retry=0)
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return Refusal(Reason.TLS_ERROR, f"certificate: {error.verify_message}")
+    if isinstance(error, ssl.SSLError):
+        return Refusal(Reason.TLS_ERROR, f"TLS: {error.reason or 'handshake failed'}")
     if isinstance(error, OSError):
-        name = errno.errorcode.get(error.errno or 0, "no connection")
+        name = errno.errorcode.get(error.errno or 0, "failed")
         return Refusal(Reason.CONNECT_ERROR, f"connection: {name}", retry=0)
-    if isinstance(error, aiohttp.InvalidURL):
-        return Refusal(Reason.BAD_URL, "URL cannot be requested")
     return Refusal(Reason.STAGE_ERROR, f"unexpected {type(error).__name__}")

@@ -14,59 +14,21 @@ import re
 import socket
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, NamedTuple
 
-from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
+from l2i_builder.addresses import is_public
 from l2i_builder.errors import ConfigError
 from l2i_builder.sample import Reason
 
+_REMEMBERED = 20_000  # look-ups
+_TTL = 60.0  # seconds a checked answer is used
 Lookup = Callable[[str, int], Awaitable[list[str]]]  # host, port -> addresses; raises socket.gaierror
 
-# Not the public internet (IANA special-purpose registry, multicast, and what clouds put elsewhere).
-# ipaddress.is_global of Python 3.11 passes several of these.
-_BLOCKED_V4 = tuple(
-    ipaddress.IPv4Network(network)
-    for network in (
-        "0.0.0.0/8",  # this network
-        "10.0.0.0/8",  # private
-        "100.64.0.0/10",  # carrier-grade NAT; Alibaba's metadata service
-        "127.0.0.0/8",  # loopback
-        "168.63.129.16/32",  # Azure's metadata and DNS, in public space
-        "169.254.0.0/16",  # link-local; metadata of most clouds
-        "172.16.0.0/12",  # private
-        "192.0.0.0/24",  # IETF protocols; Oracle's metadata
-        "192.0.2.0/24",  # documentation
-        "192.31.196.0/24",  # AS112
-        "192.52.193.0/24",  # AMT
-        "192.88.99.0/24",  # 6to4 relays
-        "192.168.0.0/16",  # private
-        "192.175.48.0/24",  # AS112
-        "198.18.0.0/15",  # benchmarking
-        "198.51.100.0/24",  # documentation
-        "203.0.113.0/24",  # documentation
-        "224.0.0.0/4",  # multicast
-        "240.0.0.0/4",  # reserved, broadcast
-    )
-)
-_GLOBAL_V6 = ipaddress.IPv6Network("2000::/3")  # all other space is special or unassigned
-_BLOCKED_V6 = tuple(
-    ipaddress.IPv6Network(network)
-    for network in (
-        "2001::/23",  # IETF protocols, Teredo (2001::/32), ORCHID, benchmarking
-        "2001:db8::/32",  # documentation
-        "2002::/16",  # 6to4: embeds any IPv4 address
-        "2620:4f:8000::/48",  # AS112
-        "3fff::/20",  # documentation
-    )
-)
-_MAPPED = ipaddress.IPv6Network("::ffff:0:0/96")
-_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")  # how IPv6-only networks reach IPv4: judged by the embedded address
-_ISATAP = (0x00005EFE, 0x02005EFE)  # upper half of an interface identifier that embeds an IPv4 address
-
+_PORTS = {"http": 80, "https": 443}
 _SCHEME = re.compile(r"([a-z][a-z0-9+.\-]*):", re.IGNORECASE)
-_AUTHORITY = re.compile(r"//([^/?#]*)(.*)\Z", re.DOTALL)
+_AUTHORITY = re.compile(r"//([^/?#]+)([^#]*)")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _UNSAFE = re.compile(r"[^!#$%&'()*+,\-./0-9:;=?@A-Z\[\]_a-z~]")
 _NAME = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)(\.(?!-)[a-z0-9_-]{1,63}(?<!-))*\.?")
@@ -89,6 +51,24 @@ class BlockedAddress(OSError):
     """Raised instead of making a socket to an address that is not public."""
 
 
+class Target(NamedTuple):
+    """A checked URL in parts: host in lower-case ASCII, IPv6 without brackets; path as in the request line."""
+
+    scheme: str
+    host: str
+    port: int
+    path: str
+
+    @property
+    def authority(self) -> str:
+        """Host, and port if it is not the scheme's, as in a Host header."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return host if self.port == _PORTS[self.scheme] else f"{host}:{self.port}"
+
+    def __str__(self) -> str:
+        return f"{self.scheme}://{self.authority}{self.path}"
+
+
 def redact(url: str) -> str:
     """Return the URL with user name and password, if any, as ``***``. Never raises; not a validity check."""
     if "@" not in url:  # also keeps _CUT_USERINFO from trying every colon
@@ -96,32 +76,14 @@ def redact(url: str) -> str:
     return _USERINFO.sub(r"\1***@", _CUT_USERINFO.sub(r"\1***@", url, count=1), count=1)
 
 
-def is_public(ip: str) -> bool:
-    """Return whether an IPv4 or IPv6 address, in its usual spelling, belongs to the public internet.
-
-    IPv4-mapped and NAT64 (64:ff9b::/96) addresses are judged by the IPv4 address they embed; 6to4, Teredo,
-    IPv4-compatible and scoped addresses are never public. What is not an address is not public.
-    """
-    try:
-        address = ipaddress.ip_address(ip)
-    except ValueError:
-        return False
-    if isinstance(address, ipaddress.IPv4Address):
-        return not any(address in network for network in _BLOCKED_V4)
-    if address.scope_id is not None:
-        return False
-    number = int(address)
-    embedded = str(ipaddress.IPv4Address(number & 0xFFFFFFFF))
-    if address in _MAPPED or address in _NAT64:
-        return is_public(embedded)
-    if address not in _GLOBAL_V6 or any(address in network for network in _BLOCKED_V6):
-        return False
-    return (number >> 32) & 0xFFFFFFFF not in _ISATAP or is_public(embedded)
-
-
 def check_url(url: str, max_bytes: int = 8192, exempt: Collection[str] = ()) -> URL:
-    """Return the URL as it will be requested: host in lower-case ASCII, characters a request line cannot hold
-    percent-encoded, everything else, existing escapes included, as it stands.
+    """Return the URL as it will be requested; see ``check_target``."""
+    return URL(str(check_target(url, max_bytes, exempt)), encoded=True)
+
+
+def check_target(url: str, max_bytes: int = 8192, exempt: Collection[str] = ()) -> Target:
+    """Return the parts of the URL as it will be requested: host in lower-case ASCII, characters a request line
+    cannot hold percent-encoded, everything else, existing escapes included, as it stands.
 
     max_bytes: longest URL, in UTF-8 bytes. exempt: hosts or host:ports that may be private addresses
     (``fetch.connect_to``). Raises Refusal: bad_scheme, bad_url, url_credentials, ssrf_blocked.
@@ -129,9 +91,10 @@ def check_url(url: str, max_bytes: int = 8192, exempt: Collection[str] = ()) -> 
     url = url.strip(" ")
     if not url:
         raise Refusal(Reason.BAD_URL, "empty URL")
-    scheme = _SCHEME.match(url)
-    if scheme and scheme[1].lower() not in ("http", "https"):
-        raise Refusal(Reason.BAD_SCHEME, f"scheme {scheme[1].lower()[:40]}, only http and https are fetched")
+    match = _SCHEME.match(url)
+    scheme = match[1].lower() if match else ""
+    if match and scheme not in _PORTS:
+        raise Refusal(Reason.BAD_SCHEME, f"scheme {scheme[:40]}, only http and https are fetched")
     try:
         size = len(url) if url.isascii() else len(url.encode())
     except UnicodeEncodeError:
@@ -140,22 +103,18 @@ def check_url(url: str, max_bytes: int = 8192, exempt: Collection[str] = ()) -> 
         raise Refusal(Reason.BAD_URL, f"URL longer than {max_bytes} bytes")
     if _CONTROL.search(url):
         raise Refusal(Reason.BAD_URL, "control character in the URL")
-    authority = _AUTHORITY.match(url, scheme.end()) if scheme else None
-    if scheme is None or authority is None or not authority[1]:
+    parts = _AUTHORITY.match(url, match.end()) if match else None
+    if parts is None:
         raise Refusal(Reason.BAD_URL, "no scheme and host; a URL starts with http://host or https://host")
-    if "@" in authority[1]:
+    authority, path = parts[1], parts[2]
+    if "@" in authority:
         raise Refusal(Reason.URL_CREDENTIALS, "user name or password in the URL")
-    host, port = _split_port(authority[1])
-    shown = _check_host(host, port or (443 if scheme[1].lower() == "https" else 80), exempt)
-    rest = authority[2].partition("#")[0]
-    if _UNSAFE.search(rest):
-        rest = _UNSAFE.sub(_percent, rest)
-    if not rest.startswith("/"):
-        rest = f"/{rest}"
-    try:
-        return URL(f"{scheme[1].lower()}://{shown}{f':{port}' if port else ''}{rest}", encoded=True)
-    except ValueError:
-        raise Refusal(Reason.BAD_URL, "URL cannot be parsed") from None
+    host, port = _split_port(authority)
+    port = port or _PORTS[scheme]
+    host = _check_host(host, port, exempt)
+    if _UNSAFE.search(path):
+        path = _UNSAFE.sub(_percent, path)
+    return Target(scheme, host, port, path if path.startswith("/") else f"/{path}")
 
 
 def _percent(match: re.Match[str]) -> str:
@@ -181,7 +140,7 @@ def _check_host(host: str, port: int, exempt: Collection[str]) -> str:
             address = str(ipaddress.IPv6Address(host[1:-1] if host.endswith("]") else ""))
         except ValueError:
             raise Refusal(Reason.BAD_URL, "host is not an IPv6 address") from None
-        return f"[{_check_address(address, port, exempt)}]"
+        return _check_address(address, port, exempt)
     host = host.lower()
     if not host.isascii():  # after IDNA, for full-width digits and dots become plain ones
         try:
@@ -233,8 +192,8 @@ def _join(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-class Guard(AbstractResolver):
-    """Resolver and socket factory of the fetcher's connector.
+class Guard:
+    """Resolver and socket factory of the fetcher's connections.
 
     connect_to: exact host or host:port -> IP:port, connected to without a look-up (like ``curl --connect-to``);
     the only private addresses that can be reached, and only under that host. trusted: host names that may
@@ -254,6 +213,7 @@ class Guard(AbstractResolver):
         self._trusted = frozenset(trusted)
         self._pool = ThreadPoolExecutor(threads, "lookup") if lookup is None else None
         self._lookup = lookup or self._system_lookup
+        self._answers: dict[tuple[str, int], tuple[float, asyncio.Task[list[str]]]] = {}  # -> loop time, answer
 
     def pinned(self, host: str, port: int) -> tuple[str, int] | None:
         """Return the IP and port that ``connect_to`` gives for a host, or None."""
@@ -265,28 +225,20 @@ class Guard(AbstractResolver):
         """The hosts and host:ports of ``connect_to``."""
         return self._pins.keys()
 
-    async def resolve(
-        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
-    ) -> list[ResolveResult]:
-        """Return the addresses of a host, all of them public. Raises Refusal: dns_error, ssrf_blocked."""
+    async def resolve(self, host: str, port: int) -> list[tuple[str, int]]:
+        """Return the addresses and ports to connect to for a host. Raises Refusal: dns_error, ssrf_blocked."""
         pin = self.pinned(host, port)
         if pin:
-            return [_result(host, *pin)]
-        try:
-            addresses = await self._lookup(host, port)
-        except socket.gaierror as error:
-            if error.errno == socket.EAI_AGAIN:
-                raise Refusal(Reason.DNS_ERROR, "look-up failed", retry=0) from None
-            raise Refusal(Reason.DNS_ERROR, "no such host") from None
-        except UnicodeError:
-            raise Refusal(Reason.BAD_URL, "host is not a valid name") from None
-        if not addresses:
-            raise Refusal(Reason.DNS_ERROR, "no such host")
-        if host in self._trusted:
-            self._open.update((address, port) for address in addresses)
-        elif not all(map(is_public, addresses)):  # one private answer among public ones is an attack too
-            raise Refusal(Reason.SSRF_BLOCKED, "the host resolves to an address that is not public")
-        return [_result(host, address, port) for address in addresses]
+            return [pin]
+        now = asyncio.get_running_loop().time()
+        until, answer = self._answers.get((host, port), (now, None))
+        if answer is None or (answer.done() and (until <= now or answer.exception())):
+            if len(self._answers) >= _REMEMBERED:
+                del self._answers[next(iter(self._answers))]  # the oldest
+            answer = asyncio.create_task(self._ask(host, port))
+            answer.add_done_callback(_seen)
+            self._answers[host, port] = now + _TTL, answer
+        return [(address, port) for address in await asyncio.shield(answer)]  # others wait for it too
 
     def open_socket(self, addr_info: tuple[Any, ...]) -> socket.socket:
         """Make the socket for an address about to be connected to. Raises BlockedAddress if it is not public."""
@@ -296,8 +248,29 @@ class Guard(AbstractResolver):
         return socket.socket(family, kind, protocol)
 
     async def close(self) -> None:
+        """Stop looking up."""
+        for _, answer in self._answers.values():
+            answer.cancel()
         if self._pool:
             self._pool.shutdown(wait=False, cancel_futures=True)
+
+    async def _ask(self, host: str, port: int) -> list[str]:
+        """Look a host up and judge all that is found."""
+        try:
+            found = [host] if _is_address(host) else await self._lookup(host, port)
+        except socket.gaierror as error:
+            if error.errno == socket.EAI_AGAIN:
+                raise Refusal(Reason.DNS_ERROR, "look-up failed", retry=0) from None
+            raise Refusal(Reason.DNS_ERROR, "no such host") from None
+        except UnicodeError:
+            raise Refusal(Reason.BAD_URL, "host is not a valid name") from None
+        if not found:
+            raise Refusal(Reason.DNS_ERROR, "no such host")
+        if host in self._trusted:
+            self._open.update((address, port) for address in found)
+        elif not all(map(is_public, found)):  # one private answer among public ones is an attack too
+            raise Refusal(Reason.SSRF_BLOCKED, "the host resolves to an address that is not public")
+        return found
 
     async def _system_lookup(self, host: str, port: int) -> list[str]:
         loop = asyncio.get_running_loop()
@@ -307,10 +280,18 @@ class Guard(AbstractResolver):
         return list(dict.fromkeys(str(info[4][0]) for info in infos))
 
 
-def _result(host: str, address: str, port: int) -> ResolveResult:
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    flags = socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
-    return ResolveResult(hostname=host, host=address, port=port, family=family, proto=0, flags=flags)
+def _seen(answer: asyncio.Task[list[str]]) -> None:
+    """Take note of a failure that nobody may be waiting for any more."""
+    if not answer.cancelled():
+        answer.exception()
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
 
 
 def _pin(host: str, target: str) -> tuple[str, tuple[str, int]]:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-
-from multidict import CIMultiDictProxy
+from collections.abc import Mapping
 
 _DIRECTIVES = frozenset({"noai", "noimageai", "noindex", "noimageindex", "none"})  # none = noindex, nofollow
 _VALUED = frozenset({"unavailable_after", "max-snippet", "max-image-preview", "max-video-preview"})
+_PREFERENCES = {"content-usage": ("train-ai=n", "train-genai=n"), "content-signal": ("ai-train=no",)}
 _AGENT = re.compile(r"[\w*.\-]+")
 
 
@@ -16,22 +16,23 @@ def agent_token(user_agent: str) -> str:
     return re.split(r"[/\s(]", user_agent.strip(), maxsplit=1)[0].lower()
 
 
-def opt_out(headers: CIMultiDictProxy[str], agent: str) -> str:
+def opt_out(headers: Mapping[str, str], agent: str) -> str:
     """Return the opt-out signals of an answer, e.g. ``"x-robots-tag: noai, noimageai"``; "" when there are none.
 
-    Read are X-Robots-Tag (noai, noimageai, noindex, noimageindex, none; unscoped, or scoped to ``agent`` or
-    ``*``), Content-Usage (IETF AIPREF draft: train-ai=n, train-genai=n), Content-Signal (ai-train=no) and
-    TDM-Reservation (1; W3C TDM reservation protocol). The order is fixed.
+    headers: names in lower case, the values of repeated ones on lines of their own. Read are X-Robots-Tag (noai,
+    noimageai, noindex, noimageindex, none; unscoped, or scoped to ``agent`` or ``*``), Content-Usage (IETF AIPREF
+    draft: train-ai=n, train-genai=n), Content-Signal (ai-train=no) and TDM-Reservation (1; W3C TDM reservation
+    protocol). The order is fixed.
     """
     signals = []
-    if "X-Robots-Tag" in headers:
-        found = {d for value in headers.getall("X-Robots-Tag") for d in _robots_directives(value, agent)}
+    if "x-robots-tag" in headers:
+        found = {d for value in headers["x-robots-tag"].split("\n") for d in _robots_directives(value, agent)}
         signals += [f"x-robots-tag: {', '.join(sorted(found))}"] if found else []
-    for name, forbids in (("Content-Usage", ("train-ai=n", "train-genai=n")), ("Content-Signal", ("ai-train=no",))):
+    for name, forbids in _PREFERENCES.items():
         if name in headers:
-            members = _members(headers.getall(name))
-            signals += [f"{name.lower()}: {member}" for member in forbids if member in members]
-    if "TDM-Reservation" in headers and headers["TDM-Reservation"].strip() == "1":
+            members = _members(headers[name])
+            signals += [f"{name}: {member}" for member in forbids if member in members]
+    if headers.get("tdm-reservation") == "1":
         signals.append("tdm-reservation: 1")
     return "; ".join(signals)
 
@@ -54,6 +55,6 @@ def _robots_directives(value: str, agent: str) -> set[str]:
     return found
 
 
-def _members(values: list[str]) -> set[str]:
+def _members(value: str) -> set[str]:
     """Return the ``key=value`` members of a structured-field dictionary, without parameters and blanks."""
-    return {re.sub(r"\s", "", member.partition(";")[0]).lower() for member in ",".join(values).split(",")}
+    return {re.sub(r"\s", "", member.partition(";")[0]).lower() for member in re.split(r"[,\n]", value)}

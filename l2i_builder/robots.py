@@ -6,9 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from urllib.robotparser import RobotFileParser
 
-from yarl import URL
-
-from l2i_builder.guard import Refusal
+from l2i_builder.guard import Refusal, Target
 from l2i_builder.politeness import HostGate
 from l2i_builder.sample import Reason
 
@@ -35,9 +33,9 @@ class RobotsCache:
         self._agent = agent
         self._verdicts: dict[str, asyncio.Task[Verdict]] = {}
 
-    async def check(self, url: URL, gate: HostGate) -> None:
+    async def check(self, target: Target, gate: HostGate) -> None:
         """Raise Refusal if the URL may not be fetched: opted_out, or why robots.txt could not be read."""
-        origin = str(url.origin())
+        origin = f"{target.scheme}://{target.authority}"
         task = self._verdicts.get(origin)
         if task is None:
             if len(self._verdicts) >= _REMEMBERED:
@@ -50,7 +48,7 @@ class RobotsCache:
         delay = verdict.crawl_delay(self._agent)
         if delay:
             gate.slow_down(min(float(delay), _MAX_DELAY))
-        if not verdict.can_fetch(self._agent, str(url)):
+        if not verdict.can_fetch(self._agent, str(target)):
             raise Refusal(Reason.OPTED_OUT, "robots.txt: disallow")
 
     async def _ask(self, origin: str) -> Verdict:

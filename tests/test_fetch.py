@@ -276,7 +276,7 @@ class TestAddressGuard:
     def test_an_answer_that_changes_between_two_requests(self, web, monkeypatch):
         # Loopback stands in for a public address here, so that the first request gets somewhere.
         monkeypatch.setattr("l2i_builder.guard.is_public", lambda ip: ip == "127.0.0.1")
-        monkeypatch.setattr(fetch_module, "_DNS_TTL", 0)
+        monkeypatch.setattr("l2i_builder.guard._TTL", 0)
         found = ["127.0.0.1", "10.0.0.1"]
 
         async def rebinding(host: str, port: int) -> list[str]:
@@ -298,9 +298,8 @@ class TestAddressGuard:
         assert asked == ["evil.test"]
 
     def test_the_socket_is_refused_even_if_the_look_up_is_fooled(self, web, monkeypatch):
-        async def fooled(self: Guard, host: str, port: int = 0, family: int = 0) -> list:
-            found = {"hostname": host, "host": "127.0.0.1", "port": port}
-            return [{**found, "family": socket.AF_INET, "proto": 0, "flags": 0}]
+        async def fooled(self: Guard, host: str, port: int) -> list[tuple[str, int]]:
+            return [("127.0.0.1", port)]
 
         monkeypatch.setattr(Guard, "resolve", fooled)
         assert self.refused(web, f"http://evil.test:{web.port + 1}/ok.jpg", connect_to={})

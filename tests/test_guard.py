@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from l2i_builder import guard as guard_module
 from l2i_builder.errors import ConfigError
 from l2i_builder.guard import BlockedAddress, Guard, Refusal, check_url, is_public, redact
 from l2i_builder.sample import Reason
@@ -322,7 +323,7 @@ def answers(*addresses: str | Exception):
 
 
 def resolve(guard: Guard, host: str = "example.com", port: int = 80) -> list[tuple[str, int]]:
-    return [(answer["host"], answer["port"]) for answer in asyncio.run(guard.resolve(host, port))]
+    return asyncio.run(guard.resolve(host, port))
 
 
 class TestLookUp:
@@ -338,7 +339,8 @@ class TestLookUp:
             resolve(Guard(lookup=answers(found)))
         assert refusal.value.reason is Reason.SSRF_BLOCKED
 
-    def test_an_answer_that_changes_is_judged_again(self):
+    def test_an_answer_that_changes_is_judged_again(self, monkeypatch):
+        monkeypatch.setattr(guard_module, "_TTL", 0)
         guard = Guard(lookup=answers("8.8.8.8", "127.0.0.1"))
         assert resolve(guard) == [("8.8.8.8", 80)]
         with pytest.raises(Refusal):

@@ -3,13 +3,15 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from multidict import CIMultiDict, CIMultiDictProxy
 
 from l2i_builder.optout import agent_token, opt_out
 
 
-def signals(*headers: tuple[str, str], agent: str = "l2i-builder") -> str:
-    return opt_out(CIMultiDictProxy(CIMultiDict(headers)), agent)
+def signals(*headers: tuple[str, str]) -> str:
+    together: dict[str, list[str]] = {}
+    for name, value in headers:
+        together.setdefault(name.lower(), []).append(value)
+    return opt_out({name: "\n".join(values) for name, values in together.items()}, "l2i-builder")
 
 
 class TestXRobotsTag:
