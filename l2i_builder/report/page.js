@@ -2,7 +2,7 @@
   "use strict";
   const byId = (id) => document.getElementById(id);
   const { charts, thresholds } = JSON.parse(byId("data").textContent);
-  const views = [];
+  const views = new Map();
 
   // Charts: the specifications name styles and ranges, the colours come from the style sheet.
   function theme() {
@@ -30,17 +30,29 @@
     };
   }
 
-  async function draw() {
-    const config = theme();
-    for (const { result } of views.splice(0)) result.finalize();
-    await Promise.all([...document.querySelectorAll(".chart")].map(async (place) => {
-      const options = { ast: true, actions: false, renderer: "svg", config, tooltip: { disableDefaultStyle: true } };
-      const result = await vegaEmbed(place, charts[place.dataset.chart], options);
-      views.push({ name: place.dataset.chart, result });
-    }));
+  async function draw(place) {
+    const name = place.dataset.chart;
+    const options = { ast: true, actions: false, renderer: "svg", config: theme(), tooltip: { disableDefaultStyle: true } };
+    views.get(name)?.finalize();
+    views.set(name, (await vegaEmbed(place, charts[name], options)).view);
     follow();
-    document.documentElement.dataset.drawn = "yes";
+    place.dataset.drawn = "yes";
   }
+
+  // Drawn when they come near the screen: the page opens without waiting for any of them.
+  const near = new IntersectionObserver((entries) => {
+    for (const entry of entries) {
+      if (!entry.isIntersecting) continue;
+      near.unobserve(entry.target);
+      draw(entry.target);
+    }
+  }, { rootMargin: "600px" });
+  const places = [...document.querySelectorAll(".chart")];
+  for (const place of places) near.observe(place);
+  addEventListener("beforeprint", () => places.filter((place) => !views.has(place.dataset.chart)).forEach(draw));
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
+    places.filter((place) => views.has(place.dataset.chart)).forEach(draw);
+  });
 
   // Thresholds: everything is counted from the two-dimensional histogram that came with the page.
   const sliders = [...document.querySelectorAll("input[data-judge]")];
@@ -110,9 +122,7 @@
       const text = String(Number(value.toPrecision(3)));
       byId(`value-${judge}`).textContent = text;
       slider.setAttribute("aria-valuetext", text);
-      for (const { name, result } of views) {
-        if (name === `score_${judge}` || name === "density") result.view.signal(`chosen_${judge}`, value).runAsync();
-      }
+      for (const name of [`score_${judge}`, "density"]) views.get(name)?.signal(`chosen_${judge}`, value).runAsync();
     }
     byId("overrides").textContent = sliders.map((slider) => `judge.${slider.dataset.judge}.threshold=${edgesOf(slider.dataset.judge)[slider.value]}`).join(" ");
     count();
@@ -165,6 +175,6 @@
   }, { rootMargin: "-15% 0px -75% 0px" });
   for (const section of document.querySelectorAll("main > section")) seen.observe(section);
 
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
-  draw();
+  follow();
+  document.documentElement.dataset.ready = "yes";
 })();

@@ -19,7 +19,6 @@ ARGUMENTS = (
     "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
     "--disable-component-update --disable-sync"
 )
-DRAWN = "html[data-drawn=yes]"
 log = logging.getLogger(__name__)
 
 pytestmark = [
@@ -61,13 +60,19 @@ class Opened:
         self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
         self.page.on("dialog", lambda dialog: self.complaints.append(f"dialog: {dialog.message}"))
         self.page.goto(f"file://{url}")
-        self.page.wait_for_selector(DRAWN, state="attached")
+        self.page.wait_for_selector("html[data-ready=yes]", state="attached")
 
     def loaded(self) -> list[str]:
         """Addresses asked for, but the page itself and its data."""
         return [url for url in self.requests if not url.startswith(("data:", "file://"))] + [
             url for url in self.requests[1:] if url.startswith("file://")
         ]
+
+    def draw(self, *names: str) -> None:
+        """Bring charts near the screen, which draws them; all where none is named."""
+        for name in names or self.page.eval_on_selector_all(".chart", "all => all.map(one => one.dataset.chart)"):
+            self.page.locator(f"[data-chart={name}]").scroll_into_view_if_needed()
+            self.page.wait_for_selector(f"[data-chart={name}][data-drawn=yes]")
 
     def slide(self, judge: str, value: float) -> None:
         """Move a slider to the edge nearest to ``value``, as a person would: an input event."""
@@ -99,16 +104,21 @@ def test_it_opens_without_network_errors_or_requests(browser, reported, scheme, 
     page = opened.page
     timing = page.evaluate("performance.getEntriesByType('navigation')[0].toJSON()")
     log.info("%s, %d px wide: loaded after %.0f ms", scheme, width, timing["loadEventEnd"])
-    for name in ("scores", "galleries", "cost"):
-        page.locator(f"#{name}").scroll_into_view_if_needed()
-    page.wait_for_timeout(200)
+    opened.draw()
+    page.locator("#cost").scroll_into_view_if_needed()
     assert opened.loaded() == []
     assert opened.complaints == []
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     page.close()
 
 
+def test_charts_far_from_the_screen_wait(opened):
+    assert opened.page.locator(".chart").count() == 9
+    assert opened.page.locator(".chart svg").count() < 9
+
+
 def test_all_charts_are_drawn_and_described(opened):
+    opened.draw()
     charts = opened.page.locator(".chart")
     assert charts.count() == 9
     for chart in charts.all():
@@ -192,6 +202,7 @@ def test_without_audit_rows_only_a_range_is_claimed(browser, tmp_path):
 
 
 def test_the_dashed_line_follows_the_slider(opened):
+    opened.draw("score_mask", "density")
     where = "() => document.querySelector('[data-chart=score_mask] svg').outerHTML"
     before = opened.page.evaluate(where)
     opened.slide("mask", 0.9)
@@ -230,6 +241,7 @@ def test_the_navigation_marks_the_section_in_view(opened):
 
 def test_charts_follow_a_change_of_theme(opened):
     page = opened.page
+    opened.draw("score_mask")
     colour = "() => getComputedStyle(document.querySelector('[data-chart=score_mask] .mark-text text')).fill"
     light = page.evaluate(colour)
     page.emulate_media(color_scheme="dark")
@@ -243,6 +255,7 @@ def test_states_without_data_open_without_errors(browser, tmp_path):
         out = str(tmp_path / str(number))
         write_run(out, shards=2, rows=40, **options)
         opened = Opened(browser, write_report(out))
+        opened.draw()
         assert (opened.complaints, opened.loaded()) == ([], []), options
         opened.page.close()
 
@@ -250,5 +263,6 @@ def test_states_without_data_open_without_errors(browser, tmp_path):
 def test_a_moved_page_still_opens(browser, reported, tmp_path):
     moved = shutil.copy(reported.page, tmp_path / "elsewhere.html")
     opened = Opened(browser, moved)
+    opened.draw()
     assert opened.page.locator(".chart svg.marks").count() == 9
     opened.page.close()
