@@ -103,12 +103,10 @@ def test_no_password_reaches_the_output(finished_run):
 
 def test_a_second_run_skips_everything(finished_run, capfd):
     before = contents(Path(finished_run.out))
-    start = time.monotonic()
     result = build(finished_run)
     assert result.skipped == result.shards > 5
     assert "finished and skipped" in capfd.readouterr().err
     assert contents(Path(finished_run.out)) == before
-    print(f"second run took {time.monotonic() - start:.1f} s")
 
 
 def test_another_configuration_is_refused_with_the_difference(finished_run, sample, web):
