@@ -126,10 +126,12 @@ def verify(
     with log.status("verifying"):
         findings = check(out, deep)
     for finding in findings:
-        console.print(f"[red]{finding.file}[/red]: {finding.what}\n  {finding.advice}", soft_wrap=True)
-    if findings:
-        raise VerifyError(f"{len(findings)} findings in {out}.")
-    console.print(f"{out}: complete and undamaged" + (", every triplet decodes" if deep else ""))
+        console.print(finding.file, style="red" if finding.serious else "yellow", end=": ", markup=False)
+        console.print(f"{finding.what}\n  {finding.advice}", soft_wrap=True, markup=False)
+    serious = sum(finding.serious for finding in findings)
+    if serious:
+        raise VerifyError(f"{serious} of {len(findings)} findings in {out} are damage.")
+    console.print(f"{out}: complete and undamaged" + (", every triplet decodes" if deep else ""), soft_wrap=True)
 
 
 @app.command()

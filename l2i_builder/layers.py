@@ -11,9 +11,11 @@ GRID = 8  # JPEG block: the hole ends on it, so that B equals I outside the hole
 def foreground(image: np.ndarray, mask: np.ndarray, threshold: float, fill: tuple[int, int, int]) -> np.ndarray:
     """Return F: the pixels of I where m > threshold, ``fill`` elsewhere (paper: threshold 0.1, fill not stated).
 
-    image uint8 [..., H, W, 3]; mask uint8 [..., H, W] (m scaled to 0..255). Returns uint8 like image.
+    image uint8 [H, W, 3]; mask uint8 [H, W] (m scaled to 0..255). Returns uint8 [H, W, 3].
     """
-    return np.where((mask > threshold * 255)[..., None], image, np.asarray(fill, np.uint8))
+    result = np.empty_like(image)
+    result[:] = fill
+    return cv2.copyTo(image, (mask > threshold * 255).astype(np.uint8), result)
 
 
 def hole(mask: np.ndarray, threshold: float, dilate: int) -> np.ndarray:

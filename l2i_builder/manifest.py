@@ -16,6 +16,7 @@ from l2i_builder.errors import ConfigError, OutputError
 
 RUN_FILE = "run.json"
 FOLDER = "manifests"
+PENDING = "pending"  # where ``--retry-failed`` prepares a shard
 
 
 @dataclass(frozen=True)

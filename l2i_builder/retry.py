@@ -21,12 +21,11 @@ from l2i_builder.commit import commit_shard
 from l2i_builder.config import Config
 from l2i_builder.ingest import InputPlan, InputShard, read_rows
 from l2i_builder.ledger import read_ledger
-from l2i_builder.manifest import ShardManifest, finished, manifest_url, read_manifest, shard_name
+from l2i_builder.manifest import PENDING, ShardManifest, finished, manifest_url, read_manifest, shard_name
 from l2i_builder.sample import Batch, Reason, Row
 from l2i_builder.shards import read_members
 from l2i_builder.source import Source, make_source
 
-PENDING = "pending"
 READERS = 32  # manifests read at once
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from l2i_builder import storage
 from l2i_builder.errors import L2IError
 from l2i_builder.ingest import InputPlan
-from l2i_builder.manifest import FOLDER, RUN_FILE, RunManifest, finished, shard_name
+from l2i_builder.manifest import FOLDER, PENDING, RUN_FILE, RunManifest, finished, shard_name
 from l2i_builder.shards import wids_index
 from l2i_builder.verify_shard import Finding, ShardCheck, check_shard
 
@@ -23,7 +23,6 @@ FOLDERS = {
     "stats": ".json",
     FOLDER: ".json",
 }
-PENDING = "pending"  # where ``--retry-failed`` prepares a shard
 # Files of the top folder that belong there: the run's own, and those of publishing.
 TOP = {RUN_FILE, "input.json", "index.json", "report.html", "report.json"}
 TOP |= {"README.md", "SHA256SUMS", "croissant.json", "LICENSE", ".gitattributes"}
