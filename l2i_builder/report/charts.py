@@ -83,9 +83,9 @@ def _density(numbers: Mapping[str, Any]) -> alt.LayerChart:
         alt.Chart(alt.Data(values=values))
         .mark_rect()
         .encode(
-            alt.X("x:Q", title=_SCORES["mask"]).scale(domain=[0, 1]),
+            alt.X("x:Q", title=_SCORES["mask"]).scale(domain=[0, 1]).axis(tickCount=10),
             alt.X2("x2:Q"),
-            alt.Y("y:Q", title=_SCORES["inpainting"]).scale(domain=[0, 1]),
+            alt.Y("y:Q", title=_SCORES["inpainting"]).scale(domain=[0, 1]).axis(tickCount=5),
             alt.Y2("y2:Q"),
             alt.Color("samples:Q", title="samples").scale(type="log").legend(tickCount=4, format="~s"),
             tooltip=[

@@ -21,7 +21,7 @@
       },
       axis: { ...text, grid: true, gridColor: colour("line"), domain: false, tickColor: colour("line"), titlePadding: 8 },
       axisX: { grid: false, domain: true, domainColor: colour("line") },
-      legend: { ...text, orient: "top", symbolType: "square", titleOrient: "left", gradientLength: 140, offset: 4 },
+      legend: { ...text, orient: "top", symbolType: "square", titleOrient: "left", gradientLength: 140, offset: 4, columns: innerWidth < 520 ? 2 : 4 },
       rule: { color: colour("ink") },
       style: {
         threshold: { strokeWidth: 1.5 },
@@ -172,8 +172,18 @@
       const list = link.closest("ol");
       list.scrollLeft = link.offsetLeft - list.clientWidth / 2;
     }
-  }, { rootMargin: "-15% 0px -75% 0px" });
+  }, { rootMargin: "-8% 0px -88% 0px" });
   for (const section of document.querySelectorAll("main > section")) seen.observe(section);
+
+  // Galleries that come near the screen take their real height: go to the target again until it stays put.
+  addEventListener("hashchange", () => {
+    let frames = 6;
+    const settle = () => {
+      byId(location.hash.slice(1))?.scrollIntoView();
+      if (--frames) requestAnimationFrame(settle);
+    };
+    settle();
+  });
 
   follow();
   document.documentElement.dataset.ready = "yes";

@@ -233,10 +233,15 @@ def test_everything_is_reachable_by_keyboard(opened):
     assert page.evaluate("document.activeElement.className") == "open"
 
 
-def test_the_navigation_marks_the_section_in_view(opened):
-    opened.page.click("nav a[href='#domains']")
-    opened.page.wait_for_selector("nav a[href='#domains'][aria-current]")
-    assert opened.page.locator("nav a[aria-current]").count() == 1
+@pytest.mark.parametrize("width", [400, 900, 1280])
+def test_the_navigation_leads_to_a_section_and_marks_it(opened, width):
+    page = opened.page
+    page.set_viewport_size({"width": width, "height": 900})
+    for name in ("domains", "funnel", "distributions", "galleries"):
+        page.click(f"nav a[href='#{name}']")
+        page.wait_for_selector(f"nav a[href='#{name}'][aria-current]")
+        assert page.locator("nav a[aria-current]").count() == 1
+        assert 0 <= page.locator(f"#{name} h2").bounding_box()["y"] < 200
 
 
 def test_charts_follow_a_change_of_theme(opened):
