@@ -29,7 +29,7 @@ from PIL import (
 )
 
 from l2i_builder.colour import UndefinedWhite, plain_mode, to_srgb
-from l2i_builder.image_format import ends_early, identify
+from l2i_builder.image_format import announced_pixels, ends_early, identify
 from l2i_builder.sample import Reason
 
 if TYPE_CHECKING:
@@ -94,6 +94,8 @@ def decode(data: bytes, config: ImageConfig) -> Decoded:
     broken = Reason.DECODE_TRUNCATED if early and format in ("WEBP", "AVIF") else Reason.DECODE_ERROR
     with _pillow_limits(config.max_pixels):
         try:
+            if announced_pixels(data, format) > config.max_pixels:
+                raise Image.DecompressionBombError
             # Image.open would replace what the plugin has to say by "cannot identify image file".
             image = Image.OPEN[format][0](io.BytesIO(data), "")
             _check_header(image, format, config, notes)

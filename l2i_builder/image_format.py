@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import struct
+
 from l2i_builder.sample import Reason
 
 # (offset, magic, Pillow's name). Anything Pillow could open beyond this list stays closed.
@@ -62,6 +65,7 @@ _NOT_IMAGES = (
     (0, b"\x7fELF", "ELF"),
 )
 _HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1", b"crx ")
+_AVIF_SIZE = re.compile(rb"ispe\0{4}(.{8})", re.DOTALL)  # property "image spatial extents" of ISO/IEC 23008-12
 _TEXT_BYTES = bytes(range(0x20, 0x100)) + b"\t\n\r\f\x1b"
 
 
@@ -90,6 +94,17 @@ def identify(data: bytes) -> tuple[str, Reason | None]:
     if data[-18:-2] == b"TRUEVISION-XFILE":
         return "TGA", Reason.UNSUPPORTED_FORMAT
     return "unknown", Reason.DECODE_ERROR
+
+
+def announced_pixels(data: bytes, format: str) -> int:
+    """Return the pixels that the header announces, where the decoder would rather fail than say; else 0.
+
+    AVIF: libavif calls a file malformed that has more than 16384 x 16384.
+    """
+    if format != "AVIF":
+        return 0
+    sizes = (struct.unpack(">II", match[1]) for match in _AVIF_SIZE.finditer(data[:65536]))
+    return max((width * height for width, height in sizes), default=0)
 
 
 def ends_early(data: bytes, format: str) -> bool:

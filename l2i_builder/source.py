@@ -12,6 +12,7 @@ import threading
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from typing import TypeVar
 
@@ -50,7 +51,10 @@ class Source(ABC):
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="source", daemon=True)
         self._thread.start()
+        executor = ThreadPoolExecutor(thread_name_prefix="source")
+        self._loop.set_default_executor(executor)
         self._resources = AsyncExitStack()
+        self._resources.callback(executor.shutdown)
         self.close = weakref.finalize(self, _close, self._loop, self._thread, self._resources)
         try:
             # Inside the loop's thread: Linux ties the children's lives to the thread that starts them.
@@ -133,7 +137,6 @@ def _close(loop: asyncio.AbstractEventLoop, thread: threading.Thread, resources:
         threading.Thread(target=_close, args=(loop, thread, resources)).start()
         return
     asyncio.run_coroutine_threadsafe(resources.aclose(), loop).result()
-    asyncio.run_coroutine_threadsafe(loop.shutdown_default_executor(), loop).result()
     loop.call_soon_threadsafe(loop.stop)
     thread.join()
     loop.close()

@@ -74,7 +74,16 @@ def lying_bmp():
     return bytes(data)
 
 
-@pytest.mark.parametrize("make", [lying_png, lying_jpeg, lying_webp, lying_gif, lying_bmp])
+def lying_avif(width=17000, height=17000):
+    data = bytearray(encode(picture(), "AVIF"))
+    extents = data.index(b"ispe")
+    data[extents + 8 : extents + 16] = struct.pack(">II", width, height)
+    return bytes(data)
+
+
+@pytest.mark.parametrize(
+    "make", [lying_png, lying_jpeg, lying_webp, lying_gif, lying_bmp] + [lying_avif] * features.check("avif")
+)
 def test_the_pixel_cap_holds_from_the_header_alone(make):
     assert refusal(make()).reason is Reason.TOO_MANY_PIXELS
 
