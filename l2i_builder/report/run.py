@@ -18,6 +18,7 @@ from l2i_builder import manifest, storage
 from l2i_builder.config import Config
 from l2i_builder.errors import L2IError, MetadataError, OutputError
 from l2i_builder.ingest import InputPlan
+from l2i_builder.judge import HEADS, SHIPPED
 from l2i_builder.ledger import read_ledger
 from l2i_builder.manifest import RunManifest, ShardManifest
 
@@ -153,16 +154,12 @@ def _read_stats(url: str) -> dict[str, Any]:
 
 
 def card_threshold(judge: str, head: str) -> float | None:
-    """Return the threshold on the card beside a judge's head, None where there is no readable card."""
-    folder = Path(__file__).parents[1] / "heads"
-    if not head:
-        cards = sorted(folder.glob(f"{judge}-*.json"))
-        card = cards[-1] if cards else None
-    else:
-        named = folder / f"{head}.json"
-        card = named if named.is_file() else Path(head).with_suffix(".json")
+    """Return the threshold on the card of a judge's head ("" = the shipped one), None where it cannot be read."""
+    name = head or SHIPPED[judge]
+    shipped = HEADS / f"{name}.json"
+    card = shipped if shipped.is_file() else Path(name).expanduser().with_suffix(".json")
     try:
-        value = json.loads(card.read_bytes())["threshold"] if card else None
+        value = json.loads(card.read_bytes())["threshold"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None

@@ -8,6 +8,7 @@ import pytest
 from synthetic_run import write_run
 
 from l2i_builder.errors import OutputError
+from l2i_builder.judge import load_head
 from l2i_builder.report import funnel, write_report
 from l2i_builder.report.aggregate import COLUMNS
 from l2i_builder.report.run import ahead, card_threshold, open_run, read_shard
@@ -90,6 +91,11 @@ def test_thresholds_come_from_the_configuration(reported):
 def test_a_judge_that_is_off_has_no_threshold(tmp_path):
     write_run(str(tmp_path / "out"), shards=1, rows=40, judges=False, previews=False)
     assert open_run(str(tmp_path / "out")).threshold("mask") is None
+
+
+def test_without_a_setting_the_threshold_is_that_of_the_shipped_head():
+    for judge in ("mask", "inpainting"):
+        assert card_threshold(judge, "") == load_head("", judge).card["threshold"]
 
 
 def test_a_head_given_by_path_has_its_threshold_on_the_card_beside_it(tmp_path):
