@@ -1,0 +1,147 @@
+"""Labels without people: ``python -m classifiers.bootstrap --out FOLDER`` writes mask.npz and inpainting.npz.
+
+Scenes with known layers give masks and fills of known quality (``scenes``, ``mask_labels``, ``inpainting_labels``);
+their features are computed by the judges' own code and kept. One seed decides everything; every scene draws from
+its own generator, so that more scenes leave the others as they are. No source picture serves both training and test.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import itertools
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from classifiers import sources
+from classifiers.features import Collector
+from classifiers.inpainting_labels import Fill, distance, fills_of, near, true_fill, view
+from classifiers.mask_labels import mask_quality, masks_of
+from classifiers.scenes import Scene, Segment, composites, iou, photographs
+from l2i_builder.backbone import make_backbone
+from l2i_builder.config import Inpaint, Layers
+from l2i_builder.config import Segment as SegmentConfig
+from l2i_builder.inpaint import make_inpainter
+from l2i_builder.judge import Extractor
+from l2i_builder.judge_features import Maps
+from l2i_builder.layers import hole as cut_hole
+from l2i_builder.segment import make_segmenter
+
+MASK_FAMILIES = ("mask-plain", "mask-rich")
+INPAINTING_FAMILIES = ("inpainting-plain", "inpainting-rich")
+GOOD_DISTANCE, BAD_DISTANCE = 0.3, 0.5  # of an inpainter's result from the truth: label 1 below, 0 above
+LARGEST_HOLE = 0.45  # share of pixels; fills of more are not asked for
+
+
+class Bootstrap:
+    """Everything the generator needs, loaded once. ``folder`` keeps the source pictures."""
+
+    def __init__(self, folder: Path, backbone: str, seed: int) -> None:
+        self.seed = seed
+        self.photos, self.cutouts = sources.gather(folder)
+        results = folder / "results"
+        results.mkdir(exist_ok=True)
+        self.segmenters = {name: _segmenter(name, results) for name in ("u2net", "u2netp")}
+        self.inpainters = {"patchmatch": near(_inpainter("patchmatch", results)), "telea": _inpainter("telea", results)}
+        self.backbone = make_backbone(backbone)
+        self.extractors = {
+            family: Extractor(self.backbone, family) for family in (*MASK_FAMILIES, *INPAINTING_FAMILIES)
+        }
+
+    def rng(self, name: str) -> np.random.Generator:
+        return np.random.default_rng([self.seed, zlib.crc32(name.encode())])
+
+    def scenes(self, count: int) -> Iterator[Scene]:
+        """Yield ``count`` composites, and up to a third as many photographs with an agreed mask."""
+        first, second = self.segmenters.values()
+        shuffled = [self.cutouts[i] for i in self.rng("cutouts").permutation(len(self.cutouts))]
+        yield from itertools.islice(composites(self.photos, second, shuffled, self.rng("composites")), count)
+        shuffled = [self.photos[i] for i in self.rng("photographs").permutation(len(self.photos))]
+        yield from itertools.islice(photographs(shuffled, first, second, self.rng("windows")), count // 3)
+
+    def masks(self, scene: Scene, collector: Collector) -> None:
+        """Add the scene's masks, labelled."""
+        for kind, mask in masks_of(scene, self.segmenters, self.rng(f"masks {scene.name}")):
+            vectors = {name: self.extractors[name](scene.image[None], mask[None])[0] for name in MASK_FAMILIES}
+            quality = mask_quality(mask, scene.alpha)
+            collector.add(vectors, quality, scene.test, kind, scene.name, iou(mask, scene.alpha))
+
+    def fills(self, scene: Scene, collector: Collector) -> None:
+        """Add the scene's fills, labelled; scenes without a known background have none."""
+        layers = Layers()
+        hole = cut_hole(scene.alpha, layers.foreground_threshold, layers.dilate)
+        if scene.background is None or not 0.01 < hole.mean() < LARGEST_HOLE:
+            return
+        stock = [p for p in (*self.photos, *self.cutouts) if p.test == scene.test]
+        truth = true_fill(scene, hole)
+        near_hole = view(hole, hole).astype(np.float32)
+        true_maps, image_maps = (self._maps(view(pixels, hole)) for pixels in (truth, scene.image))
+        for kind, fill, quality in fills_of(scene, hole, self.inpainters, stock, self.rng(f"fills {scene.name}")):
+            away = distance(self._maps(view(fill, hole)), true_maps, image_maps, near_hole)
+            if quality is None:
+                quality = float(np.clip((BAD_DISTANCE - away) / (BAD_DISTANCE - GOOD_DISTANCE), 0, 1))
+            arrays = (scene.image, scene.alpha, fill, hole)
+            vectors = {name: self.extractors[name](*(a[None] for a in arrays))[0] for name in INPAINTING_FAMILIES}
+            collector.add(vectors, quality, scene.test, kind, scene.name, away)
+
+    def _maps(self, pixels: np.ndarray) -> Maps:
+        return next(iter(self.extractors["inpainting-plain"].maps([pixels])))
+
+
+def _segmenter(name: str, results: Path) -> Segment:
+    model = make_segmenter(SegmentConfig(backend=name))
+    return lambda image: _remembered(results, model.digest, lambda: model(image[None])[0], image)
+
+
+def _inpainter(name: str, results: Path) -> Fill:
+    model = make_inpainter(Inpaint(backend=name))
+    return lambda image, hole: _remembered(
+        results, model.digest, lambda: model(image[None], hole[None])[0], image, hole
+    )
+
+
+def _remembered(folder: Path, digest: str, run: Callable[[], np.ndarray], *arrays: np.ndarray) -> np.ndarray:
+    """Return a model's result, kept as PNG by digest of model and input: most of the time goes into these."""
+    sha = hashlib.sha256(digest.encode())
+    for array in arrays:
+        sha.update(np.ascontiguousarray(array).tobytes())
+    path = folder / f"{sha.hexdigest()[:32]}.png"
+    if not path.is_file():
+        _, data = cv2.imencode(".png", run())
+        path.write_bytes(data.tobytes())
+    return np.asarray(cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), cv2.IMREAD_UNCHANGED))
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m classifiers.bootstrap", description=__doc__)
+    parser.add_argument("--out", type=Path, required=True, help="folder for pictures and labelled features")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--scenes", type=int, default=220, help="composites, beside the photographs")
+    parser.add_argument("--backbone", default="tf_efficientnet_lite0", help="timm model, weights by the registry")
+    args = parser.parse_args(argv)
+    cv2.setNumThreads(1)
+    maker = Bootstrap(args.out, args.backbone, args.seed)
+    masks, fills = Collector(MASK_FAMILIES), Collector(INPAINTING_FAMILIES)
+    for scene in maker.scenes(args.scenes):
+        maker.masks(scene, masks)
+        maker.fills(scene, fills)
+        print(f"\r{scene.name[:60]:60}  {len(masks)} masks  {len(fills)} fills", end="", flush=True)  # noqa: T201
+    facts = {
+        "backbone": maker.backbone.name,
+        "backbone sha256": maker.backbone.digest,
+        "seed": str(args.seed),
+        "scenes": str(args.scenes),
+        "photographs": str(len(maker.photos)),
+        "cutouts": str(len(maker.cutouts)),
+    }
+    masks.labelled(facts).save(args.out / "mask.npz")
+    fills.labelled(facts).save(args.out / "inpainting.npz")
+    print()  # noqa: T201
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,158 @@
+"""Scenes whose layers are known: cut-outs pasted over object-free windows of photographs, and photographs whose
+object two segmenters agree on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from classifiers.sources import Picture
+
+SIDE = 512
+AGREED = 0.93  # IoU of two segmenters above which their mask of a photograph counts as true
+
+Segment = Callable[[np.ndarray], np.ndarray]  # uint8 [H, W, 3] -> soft mask uint8 [H, W]
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A picture and its true layers. ``image``, ``background`` uint8 [SIDE, SIDE, 3]; ``alpha`` uint8 [SIDE, SIDE].
+
+    ``background`` is what lies behind the object: known for composites, None for photographs. ``sources`` names
+    the source pictures; all of them lie on one side of the split (``test``).
+    """
+
+    name: str
+    sources: tuple[str, ...]
+    test: bool
+    image: np.ndarray
+    alpha: np.ndarray
+    background: np.ndarray | None
+
+
+def iou(a: np.ndarray, b: np.ndarray) -> float:
+    """Return the intersection over union of two soft masks (uint8) at 0.5; two empty ones agree."""
+    a, b = a > 127, b > 127
+    union = float((a | b).sum())
+    return float((a & b).sum()) / union if union else 1.0
+
+
+def composites(
+    photos: list[Picture], segment: Segment, cutouts: list[Picture], rng: np.random.Generator
+) -> Iterator[Scene]:
+    """Yield one composite per cut-out, for ever, over windows of photographs of the same side of the split.
+
+    ``segment`` finds the photographs' own objects, which the windows avoid.
+    """
+    rounds = 0
+    while True:
+        for cutout in cutouts:
+            side = [photo for photo in photos if photo.test == cutout.test]
+            photo = side[rng.integers(len(side))]
+            saliency = segment(cv2.resize(photo.pixels, (SIDE, SIDE), interpolation=cv2.INTER_AREA))
+            background = object_free(photo, saliency, rng)
+            others = [other for other in cutouts if other.test == cutout.test]
+            pasted = [cutout] + [others[rng.integers(len(others))] for _ in range(int(rng.random() < 0.15))]
+            image, alpha = background.astype(np.float32), np.zeros((SIDE, SIDE), np.float32)
+            for one in pasted:
+                image, alpha = paste(image, alpha, one, rng)
+            quality = int(rng.integers(70, 97))
+            yield Scene(
+                name=f"composite-{rounds}-{cutout.name}",
+                sources=(photo.name, *(one.name for one in pasted)),
+                test=cutout.test,
+                image=jpeg(np.rint(image).astype(np.uint8), quality),
+                alpha=np.rint(alpha * 255).astype(np.uint8),
+                background=jpeg(background, quality),
+            )
+        rounds += 1
+
+
+def photographs(photos: list[Picture], segment: Segment, second: Segment, rng: np.random.Generator) -> Iterator[Scene]:
+    """Yield squares of photographs on which two segmenters agree, with the mean of their masks as the truth."""
+    for photo in photos:
+        image = window(photo.pixels, rng, smallest=0.9)
+        one = segment(image)
+        if not 0.03 < float((one > 127).mean()) < 0.7:
+            continue
+        two = second(image)
+        if iou(one, two) > AGREED:
+            alpha = ((one.astype(np.uint16) + two) // 2).astype(np.uint8)
+            yield Scene(f"photo-{photo.name}", (photo.name,), photo.test, image, alpha, None)
+
+
+def window(pixels: np.ndarray, rng: np.random.Generator, smallest: float) -> np.ndarray:
+    """Return a random square of a picture, of at least ``smallest`` of its shorter side, at SIDE pixels."""
+    side = int(min(pixels.shape[:2]) * rng.uniform(smallest, 1))
+    top, left = (int(rng.integers(size - side + 1)) for size in pixels.shape[:2])
+    return square(pixels[top : top + side, left : left + side], bool(rng.random() < 0.5))
+
+
+def square(pixels: np.ndarray, mirrored: bool = False) -> np.ndarray:
+    interpolation = cv2.INTER_AREA if pixels.shape[0] >= SIDE else cv2.INTER_CUBIC
+    scaled = cv2.resize(pixels, (SIDE, SIDE), interpolation=interpolation)
+    return np.ascontiguousarray(scaled[:, ::-1] if mirrored else scaled)
+
+
+def object_free(photo: Picture, saliency: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Return a square window with little of the photograph's own object: the best of many drawn, at SIDE pixels."""
+    height, width = photo.pixels.shape[:2]
+    mass = cv2.integral(cv2.resize(saliency, (width, height), interpolation=cv2.INTER_AREA))
+    best, least = (0, 0, min(height, width)), np.inf
+    for _ in range(40):
+        side = int(min(height, width) * rng.uniform(0.4, 1))
+        top, left = int(rng.integers(height - side + 1)), int(rng.integers(width - side + 1))
+        held = mass[top + side, left + side] - mass[top, left + side] - mass[top + side, left] + mass[top, left]
+        share = float(held) / (255 * side * side) + 0.03 * (1 - side / min(height, width))  # sharp windows first
+        if share < least:
+            best, least = (top, left, side), share
+    top, left, side = best
+    return square(photo.pixels[top : top + side, left : left + side], bool(rng.random() < 0.5))
+
+
+def paste(
+    image: np.ndarray, alpha: np.ndarray, cutout: Picture, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return image (float32, 0..255) and alpha (float32, 0..1) with a cut-out on top, lit and coloured at random."""
+    pixels = cutout.pixels[:, ::-1] if rng.random() < 0.5 else cutout.pixels
+    longer = SIDE * float(np.exp(rng.uniform(np.log(0.22), np.log(0.95))))
+    scale = longer / max(pixels.shape[:2])
+    height, width = (min(SIDE, max(8, round(size * scale))) for size in pixels.shape[:2])
+    m: np.ndarray = pixels[..., 3:].astype(np.float32) / 255
+    interpolation = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
+    colour = cv2.resize(pixels[..., :3].astype(np.float32) * m, (width, height), interpolation=interpolation)
+    m = np.clip(cv2.resize(m, (width, height), interpolation=interpolation), 0, 1)[..., None]
+    colour = np.clip(colour / np.maximum(m, 1e-3), 0, 255)
+    reach = 0.15  # share of the cut-out that may stick out of the frame
+    top = round(rng.uniform(-reach * height, SIDE - (1 - reach) * height))
+    left = round(rng.uniform(-reach * width, SIDE - (1 - reach) * width))
+    y0, x0, y1, x1 = max(top, 0), max(left, 0), min(top + height, SIDE), min(left + width, SIDE)
+    colour, m = colour[y0 - top : y1 - top, x0 - left : x1 - left], m[y0 - top : y1 - top, x0 - left : x1 - left]
+    under = image[y0:y1, x0:x1]
+    colour = relit(colour, m, under, rng)
+    image, alpha = image.copy(), alpha.copy()
+    image[y0:y1, x0:x1] = m * colour + (1 - m) * under
+    alpha[y0:y1, x0:x1] = np.maximum(alpha[y0:y1, x0:x1], m[..., 0])
+    return image, alpha
+
+
+def relit(colour: np.ndarray, m: np.ndarray, under: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Return a cut-out's colours moved towards those beneath it: a little, or as far as camouflage."""
+    weight = m / (m.sum() + 1e-3)
+    mean = (colour * weight).sum(axis=(0, 1))
+    there = under.reshape(-1, 3).mean(axis=0)
+    pull = rng.uniform(0.5, 1) if rng.random() < 0.25 else rng.uniform(0, 0.4)
+    contrast = rng.uniform(0.6, 1.1)
+    lit: np.ndarray = (colour - mean) * contrast + mean + pull * (there - mean)
+    if rng.random() < 0.5:
+        lit[:] = np.asarray(cv2.GaussianBlur(lit, (0, 0), float(rng.uniform(0.4, 1.6))))
+    return np.clip(lit + rng.normal(0, rng.uniform(0, 6), lit.shape), 0, 255).astype(np.float32)
+
+
+def jpeg(image: np.ndarray, quality: int) -> np.ndarray:
+    """Return an sRGB image as it comes back from a JPEG."""
+    _, data = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
+    return np.ascontiguousarray(np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR))[..., ::-1])

@@ -1,0 +1,85 @@
+"""Masks of known quality: the label follows the paper's three conditions."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from toy_scene import scene
+
+from classifiers.mask_labels import SPOILT, disturbed, mask_quality, masks_of, soften
+from classifiers.scenes import SIDE, iou
+
+TOY = scene()
+
+
+def rng(seed: int = 0) -> np.random.Generator:
+    return np.random.default_rng(seed)
+
+
+class TestQuality:
+    def test_the_truth_is_good(self) -> None:
+        assert mask_quality(TOY.alpha, TOY.alpha) == 1
+
+    def test_half_an_object_is_bad(self) -> None:
+        half = TOY.alpha.copy()
+        half[:256] = 0
+        assert mask_quality(half, TOY.alpha) == 0
+
+    def test_as_much_background_as_object_is_bad(self) -> None:
+        assert mask_quality(np.full_like(TOY.alpha, 255), TOY.alpha) == 0
+
+    def test_a_true_mask_of_next_to_nothing_is_bad(self) -> None:
+        small = scene(radius=20).alpha
+        assert (small > 127).mean() < 0.02
+        assert mask_quality(small, small) < 0.5
+
+    def test_between_is_between(self) -> None:
+        most = TOY.alpha.copy()
+        most[:210] = 0
+        assert 0.7 < iou(most, TOY.alpha) < 0.9
+        assert 0 < mask_quality(most, TOY.alpha) < 1
+
+    def test_empty_masks(self) -> None:
+        empty = np.zeros_like(TOY.alpha)
+        assert iou(empty, empty) == 1
+        assert mask_quality(empty, empty) == 0
+
+
+@pytest.mark.parametrize("kind", SPOILT)
+def test_every_way_of_spoiling_goes_its_way(kind: str) -> None:
+    """Incomplete and small masks select no background; masks with background lose nothing of the object."""
+    masks = [SPOILT[kind](TOY, rng(seed)) for seed in range(8)]
+    assert all(mask.shape == (SIDE, SIDE) and mask.dtype == np.uint8 for mask in masks)
+    assert min(iou(mask, TOY.alpha) for mask in masks) < 0.97
+    inside = TOY.alpha > 127
+    for mask in masks:
+        if kind.startswith(("incomplete", "small")):
+            assert not (mask[~inside] > 127).any()
+        elif kind.startswith("background"):
+            assert (mask[inside] > 127).all()
+
+
+def test_softening_keeps_the_object() -> None:
+    for seed in range(10):
+        assert iou(soften(TOY.alpha, rng(seed)), TOY.alpha) > 0.85
+
+
+def test_disturbed_images_are_images() -> None:
+    for seed in range(12):
+        image = disturbed(TOY.image, rng(seed))
+        assert image.shape == TOY.image.shape
+        assert image.dtype == np.uint8
+        assert not np.array_equal(image, TOY.image)
+
+
+def test_a_scene_gives_labelled_masks_of_many_kinds_and_repeats() -> None:
+    def blob(image: np.ndarray) -> np.ndarray:
+        return np.where(image[..., 0] > 150, 255, 0).astype(np.uint8)
+
+    def masks() -> list[tuple[str, np.ndarray]]:
+        return list(masks_of(TOY, {"one": blob, "two": blob}, rng(7)))
+
+    kinds = [kind for kind, _ in masks()]
+    assert kinds[:5] == ["true", "one", "two", "two-disturbed", "two-disturbed"]
+    assert len(set(kinds[5:])) >= 3
+    assert all(np.array_equal(a, b) for (_, a), (_, b) in zip(masks(), masks(), strict=True))

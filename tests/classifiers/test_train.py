@@ -1,0 +1,99 @@
+"""Heads trained on toy features: they learn, repeat, and load as judges."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tiny_judges import BACKBONE, samples, tiny_backbone
+
+from classifiers.features import Collector, Labelled
+from classifiers.train import PLAIN, RICH, train, write_head
+from l2i_builder.backbone import make_backbone
+from l2i_builder.config import Judge
+from l2i_builder.errors import MetadataError
+from l2i_builder.judge import Extractor, Head, load_head, make_mask_judge
+
+FACTS = {"backbone": BACKBONE, "backbone sha256": "0" * 64, "seed": "0"}
+
+
+def middle(count: int = 600, seed: int = 0) -> Labelled:
+    """Good is near zero in one of five dimensions: no single neuron can tell it."""
+    rng = np.random.default_rng(seed)
+    vectors = rng.normal(size=(count, 5)).astype(np.float32)
+    quality = (np.abs(vectors[:, 1]) < 0.7).astype(np.float32)
+    group = np.array([f"scene-{i // 4}" for i in range(count)])
+    test = np.arange(count) // 4 % 3 == 0
+    kind = np.where(quality > 0.5, "middle", "rest")
+    return Labelled({"mask-rich": vectors}, quality, test, kind, group, quality, FACTS)
+
+
+def scores(data: Labelled, tensors: dict[str, np.ndarray]) -> np.ndarray:
+    return Head({"name": "", "dim": 5}, tensors, "").predict(data.vectors["mask-rich"])
+
+
+def test_a_hidden_layer_learns_what_one_neuron_cannot() -> None:
+    data = middle()
+    good = data.quality > 0.5
+    from classifiers.metrics import auc
+
+    rich, neuron = (scores(data, train(data, "mask-rich", recipe)[0])[data.test] for recipe in (RICH, PLAIN))
+    assert auc(rich, good[data.test]) > 0.85 > 0.65 > auc(neuron, good[data.test])
+
+
+def test_the_same_seed_gives_the_same_head() -> None:
+    one, two = (train(middle(200), "mask-rich", RICH, seed=3) for _ in range(2))
+    assert one[1] == two[1]
+    assert all(np.array_equal(one[0][name], two[0][name]) for name in one[0])
+
+
+def test_nothing_is_learned_from_the_test_side() -> None:
+    data = middle(200)
+    spoilt = middle(200)
+    spoilt.quality[spoilt.test] = 1 - spoilt.quality[spoilt.test]
+    spoilt.vectors["mask-rich"][spoilt.test] += 100
+    one, two = (train(d, "mask-rich", RICH) for d in (data, spoilt))
+    assert all(np.array_equal(one[0][name], two[0][name]) for name in one[0])
+    assert one[1] == two[1]
+
+
+def test_a_written_head_is_a_judge_with_a_card(tmp_path: Path) -> None:
+    path = tiny_backbone(tmp_path)
+    backbone = make_backbone(BACKBONE, weights=str(path))
+    images, masks, _, _ = samples(24)
+    vectors = Extractor(backbone, "mask-rich")(images, masks)
+    collector = Collector(["mask-rich"])
+    for i, vector in enumerate(vectors):
+        collector.add({"mask-rich": vector}, float(i % 2), i % 3 == 0, "toy", f"scene-{i}", 0.5)
+    data = collector.labelled({"backbone": BACKBONE, "backbone sha256": backbone.digest, "seed": "0"})
+    data.save(tmp_path / "mask.npz")
+    card = write_head(
+        tmp_path, "mask-toy", "mask", "mask-rich", Labelled.load(tmp_path / "mask.npz"), RICH, weights=str(path)
+    )
+    judge = make_mask_judge(Judge(head=str(tmp_path / "mask-toy.safetensors")))
+    assert judge.version == "mask-toy"
+    assert judge.threshold == card["threshold"]
+    assert np.array_equal(judge.score(images, masks), judge.score_features(vectors))
+    written = json.loads((tmp_path / "mask-toy.json").read_text())
+    assert written["test"]["samples"] == 8
+    assert len(written["test"]["auc"]) == 3
+    assert load_head(str(tmp_path / "mask-toy.json"), "mask").card["recipe"]["seed"] == 0
+
+
+def test_labelled_features_come_back_as_they_were(tmp_path: Path) -> None:
+    data = middle(40)
+    data.save(tmp_path / "mask.npz")
+    back = Labelled.load(tmp_path / "mask.npz")
+    assert back.facts == data.facts
+    assert back.group.tolist() == data.group.tolist()
+    assert np.array_equal(back.vectors["mask-rich"], data.vectors["mask-rich"])
+
+
+@pytest.mark.parametrize("content", [None, b"", b"not an archive"])
+def test_missing_or_damaged_features_say_how_to_make_them(tmp_path: Path, content: bytes | None) -> None:
+    if content is not None:
+        (tmp_path / "mask.npz").write_bytes(content)
+    with pytest.raises(MetadataError, match=r"python -m classifiers\.bootstrap"):
+        Labelled.load(tmp_path / "mask.npz")
