@@ -38,7 +38,7 @@ def make_inpainter(config: Inpaint, device: str = "cpu", seed: int = 0, threads:
     if config.backend == "patchmatch":
         from l2i_builder.inpaint_patchmatch import PatchmatchInpainter
 
-        return PatchmatchInpainter(config.patch_size, seed)
+        return PatchmatchInpainter(config.patch_size, seed, threads)
     return TeleaInpainter()
 
 
