@@ -8,9 +8,11 @@ of a broken answer does not depend on how the bytes were cut into packets.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 import ssl
 from collections.abc import Callable
+from typing import cast
 
 from l2i_builder.guard import Refusal
 from l2i_builder.sample import Reason
@@ -18,6 +20,7 @@ from l2i_builder.sample import Reason
 _OVERHEAD = 64 * 1024  # bytes of chunk framing let pass, beside as much as the cap again
 MAX_HEAD = 128 * 1024  # bytes of status line and headers, interim answers and trailers included
 _MAX_HEADERS = 500
+_MAX_HEADS = 32  # of interim answers, such as 103 Early Hints, and of the answer itself
 _MAX_LINE = 16 * 1024  # bytes of a chunk's size and extensions, and of all trailers
 _IDLE, _HEAD, _LENGTH, _CHUNKED, _UNTIL_CLOSE = range(5)
 _SIZE, _CRLF, _TRAILERS = 0, -1, -2  # what a chunked body goes on with where no chunk is open
@@ -53,6 +56,8 @@ class Connection(asyncio.Protocol):
         self._state = _IDLE
         self._keep = False  # whether the server will take another request
         self._answer: asyncio.Future[Answer] | None = None
+        self._head = Answer(0, {})
+        self._pieces: list[bytes] = []
 
     @property
     def reusable(self) -> bool:
@@ -78,15 +83,14 @@ class Connection(asyncio.Protocol):
             raise _no_answer()
         self._wanted, self._max_bytes, self._truncate, self._tunnel = wanted, max_bytes, truncate, tunnel
         self._state, self._keep, self.answered = _HEAD, False, False
-        self._buffer, self._searched, self._head_left = b"", 0, MAX_HEAD
-        self._pieces: list[bytes] = []
-        self._size = self._wire = 0
+        self._buffer, self._searched, self._head_left, self._heads_left = b"", 0, MAX_HEAD, _MAX_HEADS
+        self._size = self._framing = 0
         self._answer = asyncio.get_running_loop().create_future()
         self.transport.write(raw)
         try:
             return await self._answer
         finally:
-            self._answer = None
+            self._answer, self._wanted, self._head, self._pieces = None, _unwanted, Answer(0, {}), []  # let go
             if not self.reusable:
                 self.close()
 
@@ -98,8 +102,7 @@ class Connection(asyncio.Protocol):
             self.transport = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
+        self.transport = cast(asyncio.Transport, transport)
 
     def data_received(self, data: bytes) -> None:
         try:
@@ -125,25 +128,27 @@ class Connection(asyncio.Protocol):
 
     def _read_head(self, data: bytes) -> None:
         data = self._buffer + data if self._buffer else data.lstrip(b"\r\n")
-        if not data.startswith(_START) and not _START.startswith(data):
-            raise _not_http()
-        found = _HEAD_END.search(data, self._searched)
-        end = found.end() if found else len(data)
-        if end > self._head_left:
-            raise _not_http()
-        if not found:
-            self._buffer, self._searched = data, max(0, end - 3)
-            return
-        rest, self._buffer, self._searched = data[end:], b"", 0
-        self._head_left -= end
-        self._head, http_1_1 = _parse_head(data[:end])
-        if self._head.status >= 200 or self._head.status == 101:
-            self.answered = True
-            self._skip = not self._wanted(self._head)
-            self._frame(self._head, http_1_1)
-            self._begin_body(rest)
-        elif rest:
-            self._read_head(rest)
+        while self._heads_left:
+            if not data.startswith(_START) and not _START.startswith(data):
+                raise _not_http()
+            found = _HEAD_END.search(data, self._searched)
+            end = found.end() if found else len(data)
+            if end > self._head_left:
+                raise _not_http()
+            if not found:
+                self._buffer, self._searched = data, max(0, end - 3)
+                return
+            self._head, http_1_1 = _parse_head(data[:end])
+            data, self._searched = data[end:], 0
+            self._head_left -= end
+            self._heads_left -= 1
+            if self._head.status >= 200 or self._head.status == 101:
+                self.answered, self._buffer = True, b""
+                self._skip = not self._wanted(self._head)
+                self._frame(self._head, http_1_1)
+                self._begin_body(data)
+                return
+        raise _not_http()
 
     def _frame(self, answer: Answer, http_1_1: bool) -> None:
         """Tell how the body ends (RFC 9112, section 6.3), and whether the connection outlives it."""
@@ -166,17 +171,17 @@ class Connection(asyncio.Protocol):
             self._state, self._stays = _UNTIL_CLOSE, False
 
     def _begin_body(self, data: bytes) -> None:
-        if self._state == _LENGTH and self._left > self._max_bytes and not (self._skip or self._truncate):
-            raise too_large(self._max_bytes)
-        self._read_body(data)
-        if self._skip:  # a short body came with the head: then the connection is kept
+        if self._skip:
+            with contextlib.suppress(Refusal):
+                self._read_body(data)  # a short body came with the head: then the connection is kept
             self._finish(keep=False)
+        elif self._state == _LENGTH and self._left > self._max_bytes and not self._truncate:
+            raise too_large(self._max_bytes)
+        else:
+            self._read_body(data)
 
     def _read_body(self, data: bytes) -> None:
         if self._state == _CHUNKED:
-            self._wire += len(data)
-            if self._wire > 2 * self._max_bytes + _OVERHEAD:
-                raise too_large(self._max_bytes)
             self._read_chunks(self._buffer + data if self._buffer else data)
         elif self._state == _LENGTH:
             if len(data) > self._left:
@@ -201,6 +206,9 @@ class Connection(asyncio.Protocol):
             if not found:
                 self._check_unfinished(data, position)
                 break
+            self._framing += found.end() - position
+            if self._framing > self._max_bytes + _OVERHEAD and not self._skip:
+                raise too_large(self._max_bytes)
             position = found.end()
             if self._left == _TRAILERS:
                 self._finish(self._stays and position == len(data))
@@ -263,6 +271,10 @@ def _parse_head(head: bytes) -> tuple[Answer, bool]:
             name, value = name.rstrip().lower(), value.strip()
             headers[name] = f"{headers[name]}\n{value}" if name in headers else value
     return Answer(int(status[2]), headers), status[1] == b"1"
+
+
+def _unwanted(_: Answer) -> bool:
+    return False
 
 
 def too_large(max_bytes: int) -> Refusal:

@@ -19,22 +19,27 @@ def agent_token(user_agent: str) -> str:
 def opt_out(headers: Mapping[str, str], agent: str) -> str:
     """Return the opt-out signals of an answer, e.g. ``"x-robots-tag: noai, noimageai"``; "" when there are none.
 
-    headers: names in lower case, the values of repeated ones on lines of their own. Read are X-Robots-Tag (noai,
-    noimageai, noindex, noimageindex, none; unscoped, or scoped to ``agent`` or ``*``), Content-Usage (IETF AIPREF
-    draft: train-ai=n, train-genai=n), Content-Signal (ai-train=no) and TDM-Reservation (1; W3C TDM reservation
-    protocol). The order is fixed.
+    headers: names in lower case, the values of repeated ones on lines of their own; or a multidict. Read are
+    X-Robots-Tag (noai, noimageai, noindex, noimageindex, none; unscoped, or scoped to ``agent`` or ``*``),
+    Content-Usage (IETF AIPREF draft: train-ai=n, train-genai=n), Content-Signal (ai-train=no) and TDM-Reservation
+    (1; W3C TDM reservation protocol). The order is fixed.
     """
     signals = []
     if "x-robots-tag" in headers:
-        found = {d for value in headers["x-robots-tag"].split("\n") for d in _robots_directives(value, agent)}
+        found = {d for value in _values(headers, "x-robots-tag") for d in _robots_directives(value, agent)}
         signals += [f"x-robots-tag: {', '.join(sorted(found))}"] if found else []
     for name, forbids in _PREFERENCES.items():
         if name in headers:
-            members = _members(headers[name])
+            members = _members(_values(headers, name))
             signals += [f"{name}: {member}" for member in forbids if member in members]
     if headers.get("tdm-reservation") == "1":
         signals.append("tdm-reservation: 1")
     return "; ".join(signals)
+
+
+def _values(headers: Mapping[str, str], name: str) -> list[str]:
+    getall = getattr(headers, "getall", None)
+    return list(getall(name)) if getall else headers[name].split("\n")
 
 
 def _robots_directives(value: str, agent: str) -> set[str]:
@@ -55,6 +60,6 @@ def _robots_directives(value: str, agent: str) -> set[str]:
     return found
 
 
-def _members(value: str) -> set[str]:
+def _members(values: list[str]) -> set[str]:
     """Return the ``key=value`` members of a structured-field dictionary, without parameters and blanks."""
-    return {re.sub(r"\s", "", member.partition(";")[0]).lower() for member in re.split(r"[,\n]", value)}
+    return {re.sub(r"\s", "", member.partition(";")[0]).lower() for member in ",".join(values).split(",")}

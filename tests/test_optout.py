@@ -3,6 +3,7 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from multidict import CIMultiDict
 
 from l2i_builder.optout import agent_token, opt_out
 
@@ -60,6 +61,11 @@ class TestXRobotsTag:
     def test_headers_add_up_and_each_starts_unscoped(self):
         found = signals(("X-Robots-Tag", "otherbot: nofollow"), ("x-robots-tag", "noimageai"), ("X-ROBOTS-TAG", "noai"))
         assert found == "x-robots-tag: noai, noimageai"
+
+
+    def test_a_multidict_adds_up_too(self):
+        headers = CIMultiDict([("X-Robots-Tag", "otherbot: nofollow"), ("X-Robots-Tag", "noai")])
+        assert opt_out(headers, "l2i-builder") == "x-robots-tag: noai"
 
 
 class TestPreferences:
