@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from l2i_builder.device import torch_device
 from l2i_builder.errors import WeightsError
 from l2i_builder.weights import file_sha256, resolve
 
@@ -40,10 +41,10 @@ def make_backbone(name: str, device: str = "cpu", weights: str = "", sha256: str
 
     ``weights``: name in the registry, source or local path (safetensors, or a pickled state dict, which is read
     with ``weights_only``); empty = the registry's own for this model. Sets torch's CPU threads for the process.
-    Raises WeightsError when the model or its weights are not known, cannot be fetched, or do not fit each other.
+    Raises WeightsError when the model or its weights are not known, cannot be fetched, or do not fit each other,
+    ConfigError when the device is not there.
     """
     import timm
-    import torch
 
     weights = weights or _WEIGHTS.get(name, "")
     if not timm.is_model(name):
@@ -51,11 +52,11 @@ def make_backbone(name: str, device: str = "cpu", weights: str = "", sha256: str
     if not weights:
         raise WeightsError(f"no weights are known for {name}; give a safetensors file, or a source with its SHA-256")
     path = resolve(weights, sha256)
-    torch.set_num_threads(threads)
+    chosen = torch_device(device, threads)
     module = timm.create_model(name, pretrained=False, num_classes=0)
     facts = timm.data.resolve_model_data_config(module)
     _load(module, load_state(path), path)
-    module.eval().requires_grad_(False).to(device)
+    module.eval().requires_grad_(False).to(chosen)
     return Backbone(
         name=name,
         module=module,
