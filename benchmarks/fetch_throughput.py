@@ -1,6 +1,6 @@
 """Measure fetching: images a second and CPU-milliseconds an image, over loopback HTTP.
 
-    python -m benchmarks.fetch_throughput --images 4000 --latency-ms 0 100 --clients fetcher img2dataset
+    python -m benchmarks.fetch_throughput --images 4000 --latency-ms 0 100 --clients fetcher aiohttp img2dataset
 
 Small JPEGs are served by a process of their own, so that the CPU time counted is the client's alone. Clients
 run one after another, ``--repeat`` times, and the least CPU time of each is shown: on a shared machine the
@@ -11,14 +11,15 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import hashlib
 import io
 import multiprocessing
 import resource
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
+from multiprocessing.pool import ThreadPool
 
 import numpy as np
 from PIL import Image
@@ -103,8 +104,32 @@ def fetcher(task: Task) -> int:
     return asyncio.run(main())
 
 
+def aiohttp(task: Task) -> int:
+    """A bare aiohttp session with nothing around it but the digest: what a client library alone costs."""
+    import aiohttp
+
+    async def main() -> int:
+        numbers = iter(range(task.images))
+        total = 0
+
+        async def worker(session: aiohttp.ClientSession) -> None:
+            nonlocal total
+            for number in numbers:
+                async with session.get(f"http://127.0.0.1:{task.port}/{number}.jpg", allow_redirects=False) as answer:
+                    data = await answer.read()
+                hashlib.sha256(data).hexdigest()
+                total += len(data)
+
+        connector = aiohttp.TCPConnector(limit=0)
+        async with aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar()) as session:
+            await asyncio.gather(*(worker(session) for _ in range(task.concurrency)))
+        return total
+
+    return asyncio.run(main())
+
+
 def img2dataset(task: Task) -> int:
-    """img2dataset's download function in a pool of threads, as its Downloader runs it."""
+    """img2dataset's download function in a pool of threads, and the digest, as its Downloader does both."""
     from img2dataset.downloader import download_image_with_retry
 
     def one(number: int) -> int:
@@ -112,13 +137,15 @@ def img2dataset(task: Task) -> int:
         _, stream, error = download_image_with_retry(row, 10, 0, None, ["noai", "noimageai", "noindex", "noimageindex"])
         if error:
             raise SystemExit(error)
-        return len(stream.read())
+        data = stream.read()
+        hashlib.sha256(data).hexdigest()
+        return len(data)
 
-    with ThreadPoolExecutor(task.concurrency) as pool:
-        return sum(pool.map(one, range(task.images)))
+    with ThreadPool(task.concurrency) as pool:
+        return sum(pool.imap_unordered(one, range(task.images)))
 
 
-CLIENTS: dict[str, Callable[[Task], int]] = {"fetcher": fetcher, "img2dataset": img2dataset}
+CLIENTS: dict[str, Callable[[Task], int]] = {"fetcher": fetcher, "aiohttp": aiohttp, "img2dataset": img2dataset}
 
 
 def measure(client: Callable[[Task], int], task: Task) -> tuple[float, float, int]:

@@ -11,6 +11,7 @@ import email.utils
 import errno
 import hashlib
 import random
+import re
 import resource
 import ssl
 import time
@@ -143,7 +144,7 @@ class Fetcher:
             if answer.status not in _REDIRECTS or "location" not in answer.headers:
                 await self._read(answer, gate, fetched, robots)
                 return
-            url = _join(target, answer.headers["location"])
+            url = _join(target, answer.headers["location"].partition("\n")[0])
         raise Refusal(Reason.TOO_MANY_REDIRECTS, f"more than {self._config.max_redirects} redirects")
 
     async def _ask(self, target: Target, gate: HostGate, fetched: Fetched, robots: bool) -> Answer:
@@ -234,7 +235,9 @@ def _judge(fetched: Fetched, expected_sha256: str) -> Fetched:
 
 
 def _content_type(header: str) -> str:
-    return header.partition(";")[0].strip().lower().encode("ascii", "replace").decode()[:100]
+    """Return the media type of a Content-Type header, fit for a ledger."""
+    kind = re.split(r"[;\n]", header, maxsplit=1)[0].strip().lower()[:100]
+    return kind if kind.isascii() and kind.isprintable() else re.sub(r"[^ -~]", "?", kind)
 
 
 def _join(base: Target, location: str) -> str:

@@ -94,6 +94,26 @@ class TestGoodAnswers:
         fetch(web, "/%7Ea%2fb?sig=%2B+%20&x=a|b#fragment")
         assert web.visits[-1].path == "/%7Ea%2fb?sig=%2B+%20&x=a%7Cb"
 
+    @pytest.mark.parametrize(
+        ("header", "noted"),
+        [
+            ("Content-Type: Image/JPEG; charset=binary", "image/jpeg"),
+            ("Content-Type: image/jpeg\r\nContent-Type: image/png", "image/jpeg"),
+            ("Content-Type: \x1b[31m\xe9\x07", "?[31m??"),
+            ("Content-Type: " + "x" * 500, "x" * 100),
+            ("Content-Type:", ""),
+        ],
+    )
+    def test_the_media_type_is_fit_for_a_ledger(self, header, noted):
+        with HostileWeb({"/a": answer(JPEG, 200, header)}) as web:
+            fetched = fetch(web, "/a")
+        assert (fetched.content_type, fetched.data) == (noted, JPEG)
+
+    def test_a_location_said_twice_is_taken_once(self):
+        pages = {"/a": answer(b"", 302, "Location: /ok.jpg", "Location: /404")}
+        with HostileWeb(pages) as web:
+            assert fetch(web, "/a").data == JPEG
+
     def test_cookies_are_not_sent_back(self, web):
         fetch_all(web, [web.url("/cookie"), web.url("/ok.jpg")])
         assert "cookie" not in web.visits[-1].headers
@@ -167,6 +187,17 @@ class TestBadAnswers:
     def test_slowness_ends_at_the_deadline(self, web, path):
         fetched = fetch(web, path, timeout=0.3)
         assert (fetched.reason, fetched.data) == (Reason.TIMEOUT, b"")
+
+    def test_the_deadline_is_for_all_steps_of_a_redirect_together(self):
+        async def slow_step(visit) -> None:
+            await asyncio.sleep(0.3)
+            await then_close(redirect(f"/step/{int(visit.path[6:]) + 1}"))(visit)
+
+        pages = {f"/step/{number}": slow_step for number in range(5)} | {"/step/5": answer()}
+        with HostileWeb(pages) as web:
+            assert fetch(web, "/step/0", timeout=0.8).reason is Reason.TIMEOUT
+            assert len(web.visits) < 5
+            assert fetch(web, "/step/0", timeout=30).data == JPEG
 
     def test_every_page_of_the_hostile_web_is_in_a_table(self):
         good = {path for path, page in PAGES.items() if path not in {path for path, _ in BAD_PAGES}}
