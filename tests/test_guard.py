@@ -346,6 +346,40 @@ class TestLookUp:
         with pytest.raises(Refusal):
             resolve(guard)
 
+    def test_those_who_ask_together_share_an_answer_and_may_leave_alone(self):
+        asked = []
+
+        async def slow(host: str, port: int) -> list[str]:
+            asked.append(host)
+            await asyncio.sleep(0.05)
+            return ["8.8.8.8"]
+
+        async def main() -> list[list[tuple[str, int]]]:
+            guard = Guard(lookup=slow)
+            first, second = (asyncio.create_task(guard.resolve("example.com", 80)) for _ in range(2))
+            await asyncio.sleep(0)
+            first.cancel()
+            return [await second, await guard.resolve("example.com", 80)]
+
+        assert asyncio.run(main()) == [[("8.8.8.8", 80)]] * 2
+        assert asked == ["example.com"]
+
+    def test_the_oldest_answers_are_forgotten(self, monkeypatch):
+        monkeypatch.setattr(guard_module, "_REMEMBERED", 2)
+        asked = []
+
+        async def lookup(host: str, port: int) -> list[str]:
+            asked.append(host)
+            return ["8.8.8.8"]
+
+        async def main() -> None:
+            guard = Guard(lookup=lookup)
+            for host in ("a.com", "b.com", "c.com", "c.com", "b.com", "a.com"):
+                await guard.resolve(host, 80)
+
+        asyncio.run(main())
+        assert asked == ["a.com", "b.com", "c.com", "a.com"]
+
     @pytest.mark.parametrize(
         ("error", "reason", "again"),
         [
