@@ -134,7 +134,8 @@ def test_the_deadline_of_all_ends_what_is_under_way(web, make_opener):
 def test_cancelling_ends_what_is_under_way_and_refuses_the_rest(web, make_opener):
     opener = make_opener(timeout=1000)
     found = []
-    thread = threading.Thread(target=lambda: found.append(refusal(opener, web.url("/silent")).reason))
+    ask = lambda: found.append(refusal(opener, web.url("/silent")).reason)  # noqa: E731
+    thread = threading.Thread(target=ask, daemon=True)
     thread.start()
     web.visited.wait(30)
     opener.cancel()
@@ -165,7 +166,7 @@ def test_it_says_who_is_asking(web, make_opener):
 def test_requests_at_once_are_bounded_per_host(make_opener):
     with HostileWeb({"/wait": silent}) as slow:
         opener = make_opener(connect_to=slow.connect_to, per_host=2, timeout=2)
-        threads = [threading.Thread(target=refusal, args=(opener, slow.url("/wait"))) for _ in range(5)]
+        threads = [threading.Thread(target=refusal, args=(opener, slow.url("/wait")), daemon=True) for _ in range(5)]
         for thread in threads:
             thread.start()
         while any(thread.is_alive() for thread in threads):
