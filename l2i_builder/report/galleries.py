@@ -95,7 +95,13 @@ class Galleries:
     def add(self, shard: int, ledger: pa.Table, previews: Mapping[str, tuple[int, int]]) -> None:
         """Offer a shard's samples that have a preview. previews: key -> (offset, size) in the shard's tar."""
         self.shards += 1
-        chosen = ledger.select(LEDGER_COLUMNS).filter(pc.is_in(ledger["key"], pa.array(list(previews), pa.string())))
+        chosen = ledger.select(LEDGER_COLUMNS).filter(
+            # The strip of a key belongs to the row that had a mask, not to a duplicate refused before.
+            pc.and_(
+                pc.is_in(ledger["key"], pa.array(list(previews), pa.string())),
+                pc.not_equal(ledger["mask_area"], UNKNOWN),
+            )
+        )
         for line in chosen.to_pylist():
             if line["reason"] not in NEVER_SHOWN:
                 offset, size = previews[line["key"]]

@@ -163,15 +163,15 @@
 
   // The section in view is the current one in the navigation.
   const links = new Map([...document.querySelectorAll("nav a")].map((link) => [link.hash.slice(1), link]));
+  const inView = new Set();
   const seen = new IntersectionObserver((entries) => {
-    for (const entry of entries) {
-      if (!entry.isIntersecting) continue;
-      for (const link of links.values()) link.removeAttribute("aria-current");
-      const link = links.get(entry.target.id);
-      link.setAttribute("aria-current", "location");
-      const list = link.closest("ol");
-      list.scrollLeft = link.offsetLeft - list.clientWidth / 2;
-    }
+    for (const { target, isIntersecting } of entries) inView[isIntersecting ? "add" : "delete"](target.id);
+    const current = [...links.keys()].find((id) => inView.has(id));
+    if (!current) return;
+    for (const link of links.values()) link.removeAttribute("aria-current");
+    const link = links.get(current), list = link.closest("ol");
+    link.setAttribute("aria-current", "location");
+    list.scrollLeft = link.offsetLeft - list.clientWidth / 2;
   }, { rootMargin: "-8% 0px -88% 0px" });
   for (const section of document.querySelectorAll("main > section")) seen.observe(section);
 

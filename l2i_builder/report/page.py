@@ -21,6 +21,7 @@ from l2i_builder.report.galleries import Galleries, gallery_shards, plain, previ
 from l2i_builder.report.run import ShardFiles, ahead, open_run, read_shard
 from l2i_builder.report.strip import PANELS
 from l2i_builder.report.summary import summarize
+from l2i_builder.report.thresholds import thresholds
 
 HERE = Path(__file__).parent
 
@@ -28,8 +29,9 @@ HERE = Path(__file__).parent
 def write(out: str) -> str:
     """See ``report.write_report``."""
     run = open_run(out)
-    thresholds = run.threshold("mask"), run.threshold("inpainting")
-    counted, galleries = Aggregate(*thresholds), Galleries(*thresholds)
+    limits = thresholds(run)
+    values = [limit.value if limit else None for limit in limits.values()]
+    counted, galleries = Aggregate(*values), Galleries(*values)
     looked_at = gallery_shards(run.finished)
 
     def read(number: int) -> tuple[ShardFiles, dict[str, tuple[int, int]], str]:
@@ -43,7 +45,7 @@ def write(out: str) -> str:
             galleries.add(shard.manifest.shard, shard.ledger, previews)
         if problem:
             galleries.problems.append(problem)
-    numbers = summarize(run, counted)
+    numbers = summarize(run, counted, limits)
     chosen = galleries.load(out)
     numbers["galleries"] = [plain(gallery) for gallery in chosen]
     numbers["problems"] = galleries.problems

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
-from pathlib import Path
 from typing import Any, TypeVar
 
 import pyarrow as pa
@@ -18,7 +17,6 @@ from l2i_builder import manifest, storage
 from l2i_builder.config import Config
 from l2i_builder.errors import L2IError, MetadataError, OutputError
 from l2i_builder.ingest import InputPlan
-from l2i_builder.judge import HEADS, SHIPPED
 from l2i_builder.ledger import read_ledger
 from l2i_builder.manifest import RunManifest, ShardManifest
 
@@ -54,16 +52,6 @@ class Run:
         """Configuration keys that differ from the defaults: (dotted key, value, default)."""
         defaults = dict(leaves(manifest.identity(Config())))
         return [(key, value, defaults.get(key)) for key, value in leaves(self.config) if value != defaults.get(key)]
-
-    def threshold(self, judge: str) -> float | None:
-        """Return the threshold of a judge ("mask" or "inpainting"), None where it is off or cannot be told."""
-        settings = self.judge(judge)
-        if not settings.get("enabled", True):
-            return None
-        value = settings.get("threshold", -1)
-        if isinstance(value, (int, float)) and value >= 0:
-            return float(value)
-        return card_threshold(judge, str(settings.get("head", "")))
 
     def judge(self, judge: str) -> dict[str, Any]:
         """Return the configuration of a judge as this run has it."""
@@ -151,18 +139,6 @@ def _read_stats(url: str) -> dict[str, Any]:
     except (L2IError, ValueError, RecursionError):
         return {}
     return stats if isinstance(stats, dict) else {}
-
-
-def card_threshold(judge: str, head: str) -> float | None:
-    """Return the threshold on the card of a judge's head ("" = the shipped one), None where it cannot be read."""
-    name = head or SHIPPED[judge]
-    shipped = HEADS / f"{name}.json"
-    card = shipped if shipped.is_file() else Path(name).expanduser().with_suffix(".json")
-    try:
-        value = json.loads(card.read_bytes())["threshold"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
 
 
 def leaves(value: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from l2i_builder.report.bins import Histogram
 from l2i_builder.report.reasons import EXPLANATIONS
 from l2i_builder.report.run import Run
 from l2i_builder.report.steps import make_funnel
+from l2i_builder.report.thresholds import Threshold
 from l2i_builder.sample import Reason, Verdict
 
 TOP_DOMAINS = 12
@@ -21,19 +22,19 @@ POINTS = 200  # of the chart of shards; more shards are averaged in groups of ne
 STAGES = ("fetch", "decode", "segment", "judge_mask", "inpaint", "judge_inpainting", "encode")
 
 
-def summarize(run: Run, counted: Aggregate) -> dict[str, Any]:
+def summarize(run: Run, counted: Aggregate, limits: Mapping[str, Threshold | None]) -> dict[str, Any]:
     """Return the report's numbers, JSON types only, in the order of the page."""
     return {
         "run": _run(run),
         "funnel": _funnel(run, counted),
         "reasons": _reasons(counted),
-        "scores": {name: _score(run, name, counted.scores[name]) for name in ("mask", "inpainting")},
+        "scores": {name: _score(run, name, counted.scores[name], limits[name]) for name in ("mask", "inpainting")},
         "density": {
             "mask_edges": counted.density.mask_edges.tolist(),
             "inpainting_edges": counted.density.inpainting_edges.tolist(),
             "cells": _cells(counted.density.counts),
         },
-        "thresholds": _thresholds(run, counted),
+        "thresholds": _thresholds(limits, counted),
         "distributions": {name: _histogram(bins) for name, bins in counted.distributions.items()},
         "domains": _domains(counted.domains, counted.rows),
         "shards": _shards(counted.shards),
@@ -96,9 +97,10 @@ def _reasons(counted: Aggregate) -> list[dict[str, Any]]:
     return sorted(lines, key=lambda line: (-line["rows"], line["reason"]))
 
 
-def _score(run: Run, judge: str, bins: Histogram) -> dict[str, Any]:
+def _score(run: Run, judge: str, bins: Histogram, limit: Threshold | None) -> dict[str, Any]:
     enabled = bool(run.judge(judge).get("enabled", True))
-    return {"enabled": enabled, "threshold": run.threshold(judge), **_histogram(bins)}
+    value, source = (limit.value, limit.source) if limit else (None, "")
+    return {"enabled": enabled, "threshold": value, "threshold_from": source, **_histogram(bins)}
 
 
 def _histogram(bins: Histogram) -> dict[str, Any]:
@@ -111,14 +113,13 @@ def _cells(counts: np.ndarray) -> list[list[int]]:
     return [[int(i), int(j), int(counts[i, j])] for i, j in np.argwhere(counts)]
 
 
-def _thresholds(run: Run, counted: Aggregate) -> dict[str, Any]:
+def _thresholds(limits: Mapping[str, Threshold | None], counted: Aggregate) -> dict[str, Any]:
     """What the sliders compute from. ``both``: rows with both scores, or where the inpainting judge is off.
 
     Below the run's mask threshold these are audit rows, and ``mask_only`` are the others, never inpainted.
     """
     return {
-        "mask": run.threshold("mask"),
-        "inpainting": run.threshold("inpainting"),
+        **{judge: limit.value if limit else None for judge, limit in limits.items()},
         "mask_edges": counted.both.mask_edges.tolist(),
         "inpainting_edges": counted.both.inpainting_edges.tolist(),
         "both": _cells(counted.both.counts),

@@ -83,7 +83,7 @@ def test_a_gallery_keeps_the_best_however_many_are_offered():
 
 
 def ledger(**values) -> pa.Table:
-    row = {name: getattr(sample("k"), name) for name in g.LEDGER_COLUMNS}
+    row = {name: getattr(sample("k"), name) for name in g.LEDGER_COLUMNS} | {"mask_area": 0.3}
     return pa.table({name: [value] for name, value in (row | values).items()})
 
 
@@ -94,6 +94,12 @@ def test_what_must_not_be_shown_is_not_whatever_the_previews_hold(reason):
     assert galleries.galleries == {}
     galleries.add(0, ledger(reason="mask_rejected", verdict="rejected"), {"k": (0, 100)})
     assert "reason_mask_rejected" in galleries.galleries
+
+
+def test_the_strip_of_a_key_is_not_shown_for_its_duplicates():
+    galleries = Galleries(0.5, 0.5)
+    galleries.add(0, ledger(reason="duplicate", verdict="rejected", mask_area=-1.0), {"k": (0, 100)})
+    assert galleries.galleries == {}
 
 
 def test_rows_without_a_preview_are_not_offered():

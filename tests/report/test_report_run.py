@@ -5,13 +5,11 @@ import shutil
 from pathlib import Path
 
 import pytest
-from synthetic_run import write_run
 
 from l2i_builder.errors import OutputError
-from l2i_builder.judge import load_head
 from l2i_builder.report import funnel, write_report
 from l2i_builder.report.aggregate import COLUMNS
-from l2i_builder.report.run import ahead, card_threshold, open_run, read_shard
+from l2i_builder.report.run import ahead, open_run, read_shard
 
 
 @pytest.fixture
@@ -81,32 +79,6 @@ def test_missing_or_damaged_stats_cost_times_only(out):
     stats = [read_shard(out, number, COLUMNS).stats for number in range(4)]
     assert [bool(one) for one in stats] == [False, False, False, True]
     assert funnel(out).reconciles
-
-
-def test_thresholds_come_from_the_configuration(reported):
-    run = open_run(reported.out)
-    assert (run.threshold("mask"), run.threshold("inpainting")) == (0.437, 0.55)
-
-
-def test_a_judge_that_is_off_has_no_threshold(tmp_path):
-    write_run(str(tmp_path / "out"), shards=1, rows=40, judges=False, previews=False)
-    assert open_run(str(tmp_path / "out")).threshold("mask") is None
-
-
-def test_without_a_setting_the_threshold_is_that_of_the_shipped_head():
-    for judge in ("mask", "inpainting"):
-        assert card_threshold(judge, "") == load_head("", judge).card["threshold"]
-
-
-def test_a_head_given_by_path_has_its_threshold_on_the_card_beside_it(tmp_path):
-    (tmp_path / "mine.json").write_text(json.dumps({"threshold": 0.61}))
-    assert card_threshold("mask", str(tmp_path / "mine.safetensors")) == 0.61
-
-
-@pytest.mark.parametrize("card", ["", "{", "[]", '{"threshold": "high"}', '{"threshold": true}', "{}"])
-def test_a_card_that_cannot_be_read_gives_no_threshold(tmp_path, card):
-    (tmp_path / "mine.json").write_text(card)
-    assert card_threshold("mask", str(tmp_path / "mine.safetensors")) is None
 
 
 def test_reading_ahead_keeps_the_order_and_passes_errors_on():
