@@ -20,20 +20,15 @@ def make_strip(image: np.ndarray, mask: np.ndarray, background: np.ndarray | Non
 
     image uint8 [H, W, 3] sRGB; mask uint8 [H, W], the soft mask m scaled to 0..255; background like image, or
     None for a sample refused before inpainting, whose last panel is hatched. Panels are ``config.side`` pixels
-    square. The same arrays give the same bytes. Takes 2 to 4 ms: WebP's method 0 costs a quarter more bytes
-    than its default and a third of the time.
+    square. The same arrays give the same bytes. Measured at 512² on photos, one thread of a busy machine: 4 ms,
+    nearly all in WebP's method 0; its default, 4, takes three times as long for a quarter fewer bytes.
     """
     side = config.side
-    strip = np.empty((side, len(PANELS) * side, 3), np.uint8)
-    panels = np.split(strip, len(PANELS), axis=1)  # views
-    panels[0][:] = _shrink(image, side)
-    small = _shrink(mask, side)
-    panels[1][:] = small[..., None]
-    m = cv2.merge([small] * 3)
-    panels[2][:] = cv2.add(
-        cv2.multiply(panels[0], m, scale=1 / 255), cv2.multiply(_checkerboard(side), 255 - m, scale=1 / 255)
-    )
-    panels[3][:] = _hatching(side) if background is None else _shrink(background, side)
+    original, m = _shrink(image, side), cv2.merge([_shrink(mask, side)] * 3)
+    outside = cv2.multiply(_checkerboard(side), 255 - m, scale=1 / 255)
+    cutout = cv2.add(cv2.multiply(original, m, scale=1 / 255), outside)
+    last = _hatching(side) if background is None else _shrink(background, side)
+    strip = cv2.hconcat([original, m, cutout, last])
     file = io.BytesIO()
     Image.fromarray(strip).save(file, "WEBP", quality=config.quality, method=0)
     return file.getvalue()
