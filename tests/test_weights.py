@@ -15,11 +15,11 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from loopback import Loopback
 
 from l2i_builder import weights
 from l2i_builder.errors import WeightsError
 from l2i_builder.weights import REGISTRY, Weights, cached, file_sha256, lookup, pull, resolve, verify
-from tests.loopback import Loopback
 
 BODY = b"weights " * 5000
 SHA256 = hashlib.sha256(BODY).hexdigest()
