@@ -168,7 +168,8 @@ class Cluster(Section):
 class Config(Section):
     """A whole run. ``metadata`` and ``out`` are local paths or fsspec URLs (``s3://``, ``gs://``, ``memory://``)."""
 
-    metadata: str = Field("", description="parquet file, folder or glob; for source img2dataset_shards: the tar folder")
+    # Not where the metadata lie but what they hold is part of the identity: the digest of the input plan.
+    metadata: str = how("", "parquet file, folder or glob; for source img2dataset_shards: the tar folder")
     out: str = how("", "output folder")
     source: Literal["urls", "img2dataset_shards", "img2dataset"] = Field(
         "urls", description="urls: own guarded fetcher; img2dataset_shards: its output; img2dataset: its downloader"

@@ -41,15 +41,16 @@ def keys_of(tree: dict[str, Any], prefix: str = "") -> set[str]:
 
 def test_what_is_built_is_identity_and_how_it_is_carried_out_is_not() -> None:
     keys = keys_of(identity(Config()))
-    assert {"metadata", "seed", "image.size", "segment.backend", "layers.dilate", "judge.mask.threshold"} <= keys
+    assert {"source", "seed", "image.size", "segment.backend", "layers.dilate", "judge.mask.threshold"} <= keys
     assert {"fetch.max_bytes", "ingest.filter.max_punsafe", "shards.jpeg_quality", "ingest.rows_per_shard"} <= keys
-    assert not keys & {"out", "fetch.concurrency", "fetch.user_agent", "segment.batch", "image.workers"}
+    assert not keys & {"out", "metadata", "fetch.concurrency", "fetch.user_agent", "segment.batch", "image.workers"}
     assert not any(key.startswith("cluster") for key in keys)
 
 
 def test_machines_and_politeness_do_not_change_the_digest() -> None:
     other = Config(
         out="elsewhere",
+        metadata="moved",
         fetch={"concurrency": 1, "connect_to": {"a": "127.0.0.1:1"}},
         segment={"batch": 1},
         cluster={"cpus": 2, "groups": [{"stages": ["segment"]}]},
