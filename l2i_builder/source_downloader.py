@@ -60,7 +60,7 @@ class DownloaderSource(Source):
         loop = asyncio.get_running_loop()
         with tempfile.TemporaryFile() as file:
             spool = _Spool(file, loop, {position for position, _ in wanted})
-            job = loop.run_in_executor(None, self._download, wanted, spool, opener)
+            job = loop.run_in_executor(None, self._run_downloader, wanted, spool, opener)
             job.add_done_callback(spool.end)
             try:
                 for position, row in wanted:
@@ -70,7 +70,12 @@ class DownloaderSource(Source):
             finally:
                 opener.cancel()
                 await asyncio.wait([job])
-                await asyncio.to_thread(opener.close)
+
+    def _run_downloader(self, wanted: list[tuple[int, Row]], spool: _Spool, opener: GuardedOpener) -> None:
+        try:
+            self._download(wanted, spool, opener)
+        finally:
+            opener.close()  # here, where no cancellation comes between
 
     def _download(self, wanted: list[tuple[int, Row]], spool: _Spool, opener: GuardedOpener) -> None:
         from img2dataset.resizer import Resizer

@@ -48,8 +48,7 @@ class Stream:
         self._rows, self._config, self._pool = rows, config, pool
         loop = asyncio.get_running_loop()
         self._bodies: list[asyncio.Future[Fetched]] = [loop.create_future() for _ in rows]
-        self._first: dict[str, int] = {}  # sha256 -> first row seen to have it
-        self._owner: dict[str, int] = {}  # sha256 -> first row that has it, decided in row order
+        self._first: dict[str, int] = {}  # sha256 -> first row, of those that have arrived, that has it
         self._waiting = 0
         self._freed = asyncio.Event()
         self._started = self._ended = time.perf_counter()
@@ -158,7 +157,7 @@ class Stream:
             self._freed.set()
 
     def _batch(self, outcomes: list[_Outcome]) -> Batch:
-        """Settle the rows of a batch; called in row order, so that the first row with a content owns it."""
+        """Settle the rows of a batch; called in row order, when every earlier row has arrived."""
         start = self._settled
         self._settled += len(outcomes)
         rows = self._rows[start : self._settled]
@@ -184,7 +183,7 @@ class Stream:
     def _is_repeated(self, row: Row, position: int, fetched: Fetched) -> bool:
         if fetched.reason is not None or not self._config.fetch.dedup:
             return False
-        owner = self._owner.setdefault(fetched.sha256, position)
+        owner = self._first[fetched.sha256]
         if owner != position:
             row.refuse(Reason.DUPLICATE, "fetch", f"same content as row {owner} of this shard")
         return owner != position

@@ -55,6 +55,7 @@ def open_source():
     yield make
     for source in sources:
         source.close()
+    assert not [thread for thread in threading.enumerate() if thread.name == "deadlines"]
 
 
 def test_original_bytes_come_back_in_row_order(tmp_path, open_source):
@@ -117,7 +118,6 @@ def test_closing_the_iterator_stops_the_downloader(tmp_path, open_source):
         assert len(next(batches)) == 5
         batches.close()
         assert web.drained()
-    assert not [thread for thread in threading.enumerate() if thread.name == "deadlines"]
 
 
 def test_a_downloader_that_breaks_fails_the_shard(tmp_path, open_source, monkeypatch):
