@@ -305,9 +305,6 @@ class HostileWeb:
 
     def _run(self) -> None:
         self._loop.run_until_complete(self._serve())
-        for task in asyncio.all_tasks(self._loop):
-            task.cancel()
-        self._loop.run_until_complete(asyncio.sleep(0))
         self._loop.close()
 
     async def _serve(self) -> None:
@@ -316,6 +313,11 @@ class HostileWeb:
         self._ready.set()
         await self._stop.wait()
         server.close()
+        answering = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in answering:
+            task.cancel()
+        await asyncio.gather(*answering, return_exceptions=True)
+        await asyncio.sleep(0.01)  # for the transports to close
 
     async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
@@ -324,8 +326,10 @@ class HostileWeb:
             writer.write(self.greeting)
             while not self.greeting and await self._request(reader, writer):
                 pass
-        except (OSError, EOFError, asyncio.LimitOverrunError, asyncio.CancelledError):
-            pass  # the client left, or the test is over
+        except (OSError, EOFError, asyncio.LimitOverrunError):
+            pass  # the client left
+        except asyncio.CancelledError:  # the test is over
+            writer.transport.abort()
         finally:
             self.open -= 1
             writer.close()
