@@ -3,6 +3,7 @@ SHELL := /bin/bash
 VENV ?= .venv
 UV_VERSION := 0.13.9
 BIN := $(VENV)/bin
+TEST_WEIGHTS := u2net u2netp efficientnet_lite0
 RUN_PYTHON := NO_ALBUMENTATIONS_UPDATE=1 $(BIN)/python
 
 .PHONY: help build-shards test test-fast lint format types coverage setup setup-dev lock clean
@@ -15,6 +16,7 @@ build-shards: $(VENV)/.runtime ## build shards; CONFIG= METADATA= OUT= ARGS= (no
 		$(if $(OUT),--out '$(OUT)') $(ARGS)
 
 test: $(VENV)/.dev ## run all tests
+	@$(BIN)/l2i weights pull $(TEST_WEIGHTS) >/dev/null || echo "tests that need these weights will be skipped" >&2
 	@$(RUN_PYTHON) -m pytest $(ARGS)
 
 test-fast: $(VENV)/.dev ## run the tests that take seconds

@@ -22,14 +22,14 @@ CPU_SECONDS = {
     "decode": 0.012,
     "segment:u2net": 0.76,
     "segment:u2netp": 0.34,
-    "segment:isnet": 2.3,
-    "segment:inspyrenet": 12.0,
+    "segment:isnet": 2.5,
+    "segment:inspyrenet": 30.0,
     "judge_mask": 0.06,
-    "inpaint:patchmatch": 2.0,
-    "inpaint:telea": 0.2,
+    "inpaint:patchmatch": 0.8,
+    "inpaint:telea": 0.12,
     "inpaint:lama": 2.5,
     "judge_inpainting": 0.06,
-    "encode": 0.03,
+    "encode": 0.02,
 }
 # ... and one data-centre GPU. Assumed from published throughput, not measured by this project.
 GPU_SECONDS = {"segment:inspyrenet": 0.06, "inpaint:lama": 0.03, "judge_mask": 0.004, "judge_inpainting": 0.004}
