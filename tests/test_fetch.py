@@ -9,6 +9,7 @@ import pytest
 from fetching import fetch, fetch_all
 from hostile_web import HOST, HTML, JPEG, PAGES, HostileWeb, answer, drip, redirect, then_close
 
+from l2i_builder import fetch as fetch_module
 from l2i_builder.config import Fetch
 from l2i_builder.fetch import Fetched, Fetcher
 from l2i_builder.sample import UNKNOWN, Reason
@@ -183,7 +184,8 @@ class TestBadAnswers:
         assert fetch(web, "/gzip", max_bytes=len(JPEG) + 100).reason is None
         assert fetch(web, "/gzip", max_bytes=len(JPEG) - 1).reason is Reason.BODY_TOO_LARGE
 
-    def test_a_host_that_misbehaved_is_fetched_from_again(self, web):
+    def test_a_host_that_misbehaved_is_fetched_from_again(self, web, monkeypatch):
+        monkeypatch.setattr(fetch_module, "_BACKOFF", 0.001)
         urls = [web.url(path) for path, _ in BAD_PAGES if path not in ("/429", "/503")]
         fetched = fetch_all(web, [url for bad in urls for url in (bad, web.url("/ok.jpg"))], retries=1)
         assert {one.reason for one in fetched[1::2]} == {None}

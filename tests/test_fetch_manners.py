@@ -42,7 +42,7 @@ class TestRetries:
 
     def test_after_silence_too(self):
         with HostileWeb({"/sometimes": in_turn(silent, answer())}) as web:
-            assert fetch(web, "/sometimes", retries=1, timeout=0.3).data == JPEG
+            assert fetch(web, "/sometimes", retries=1, timeout=1).data == JPEG
 
     @pytest.mark.parametrize("path", ["/404", "/html", "/noai", "/corrupt-gzip", "/endless", "/empty", "/to-loopback"])
     def test_what_would_end_the_same_is_not(self, path):
@@ -138,12 +138,12 @@ class TestManners:
 
     def test_waiting_for_ones_turn_is_not_slowness(self):
         async def slow(visit) -> None:
-            await asyncio.sleep(0.2)
+            await asyncio.sleep(0.3)
             await then_close(answer())(visit)
 
         async def main(web: HostileWeb) -> list[Fetched]:
-            async with Fetcher(Fetch(connect_to=web.connect_to, per_host=1, timeout=0.7, retries=0)) as fetcher:
-                return await asyncio.gather(*(fetcher.fetch(web.url("/a")) for _ in range(6)))
+            async with Fetcher(Fetch(connect_to=web.connect_to, per_host=1, timeout=2, retries=0)) as fetcher:
+                return await asyncio.gather(*(fetcher.fetch(web.url("/a")) for _ in range(8)))
 
         with HostileWeb({"/a": slow}) as web:
             assert {one.reason for one in asyncio.run(main(web))} == {None}

@@ -118,7 +118,7 @@ class TestAbsence:
         ],
     )
     def test_one_that_cannot_be_read_stands_in_the_way(self, robots, reason, detail):
-        (fetched,), asked = fetch(robots, "/ok.jpg", timeout=0.4)
+        (fetched,), asked = fetch(robots, "/ok.jpg", timeout=1.5)
         assert fetched.reason is reason
         assert detail in (fetched.detail, None)
         assert "/ok.jpg" not in asked
