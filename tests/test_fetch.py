@@ -1,6 +1,7 @@
 """The fetcher against a hostile web: real HTTP on loopback, every kind of bad answer, and its reason."""
 
 import asyncio
+import gzip
 import hashlib
 import random
 from collections.abc import Iterator
@@ -41,6 +42,15 @@ class TestGoodAnswers:
     def test_all_ways_of_sending_it_give_the_same_bytes(self, web, path):
         fetched = fetch(web, path)
         assert (fetched.reason, fetched.data, fetched.status) == (None, JPEG, 200)
+
+    @pytest.mark.parametrize("encoding", ["identity", "gzip"])
+    def test_large_bodies_too(self, encoding):
+        body = JPEG + bytes(3_000_000)
+        sent = gzip.compress(body, mtime=0) if encoding == "gzip" else body
+        with HostileWeb({"/large": answer(sent, 200, f"Content-Encoding: {encoding}")}) as web:
+            fetched = fetch(web, "/large", max_bytes=len(body))
+        assert (fetched.reason, fetched.data == body) == (None, True)
+        assert fetched.sha256 == hashlib.sha256(body).hexdigest()
 
     def test_the_request_says_who_asks_and_nothing_else(self, web):
         fetch(web, "/ok.jpg", user_agent="mybot/1.0 (+https://example.org)")

@@ -98,6 +98,13 @@ class TestConnecting:
             fetched = fetch(web, f"http://{HOST}/", connect_to={HOST: f"127.0.0.1:{port}"})
         assert (fetched.reason, fetched.detail) == (Reason.CONNECT_ERROR, "connection: ECONNREFUSED")
 
+    def test_what_nobody_thought_of_is_a_stage_error_and_not_an_exception(self, web):
+        async def broken(host: str, port: int) -> list[str]:
+            raise ZeroDivisionError
+
+        fetched = fetch(web, "http://a.test/", lookup=broken)
+        assert (fetched.reason, fetched.detail) == (Reason.STAGE_ERROR, "unexpected ZeroDivisionError")
+
     def test_a_look_up_without_end(self, web):
         async def never(host: str, port: int) -> list[str]:
             await asyncio.sleep(3600)
