@@ -135,9 +135,9 @@ class Connections:
         place = f"[{target.host}]:{target.port}" if ":" in target.host else f"{target.host}:{target.port}"
         raw = b"CONNECT %b HTTP/1.1\r\nHost: %b\r\n%b\r\n" % (place.encode(), place.encode(), proxy.header)
         answer = await connection.request(raw, lambda _: False, 0, tunnel=True)
-        if not 200 <= answer.status < 300 or connection.transport is None:
-            raise Refusal(Reason.CONNECT_ERROR, f"the proxy answers HTTP {answer.status}", retry=0)
         try:
+            if not 200 <= answer.status < 300 or connection.transport is None:
+                raise Refusal(Reason.CONNECT_ERROR, f"the proxy answers HTTP {answer.status}", retry=0)
             transport = await asyncio.get_running_loop().start_tls(
                 connection.transport, connection, self._trust(), server_hostname=target.host.rstrip(".")
             )

@@ -239,6 +239,7 @@ class TestProxies:
             with pytest.raises(Refusal, match="the proxy answers HTTP 403"):
                 self.through(web, proxy, monkeypatch, authority.trust())
             assert web.connections == 0
+            assert proxy.drained()
 
     @pytest.mark.parametrize("proxy", ["socks5://127.0.0.1:1080", "https://proxy.corp:443", "http://"])
     def test_of_other_kinds_are_refused_by_name(self, proxy, monkeypatch):
