@@ -50,9 +50,6 @@ def main() -> None:
         log.print(f"[bold red]{type(error).__name__.removesuffix('Error')}:[/bold red]", end=" ")
         log.print(str(error), markup=False, soft_wrap=True)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        log.print("Stopped. Finished shards are kept; run the same command again to go on.")
-        sys.exit(130)
 
 
 def _version(value: bool) -> None:
@@ -102,6 +99,9 @@ def build(
 
     try:
         result = run(settings, log, inline=inline, retry_failed=retry_failed)
+    except KeyboardInterrupt:
+        log.print("Stopped. Finished shards are kept; run the same command again to go on.")
+        raise typer.Exit(130) from None
     finally:
         _outcome(settings.out)
     console.print(f"\nshards  {result.out}/shards\nreport  {result.report}", soft_wrap=True)
