@@ -33,7 +33,7 @@ from l2i_builder.segment import make_segmenter
 
 MASK_FAMILIES = ("mask-plain", "mask-rich")
 INPAINTING_FAMILIES = ("inpainting-plain", "inpainting-rich")
-GOOD_DISTANCE, BAD_DISTANCE = 0.3, 0.5  # of an inpainter's result from the truth: label 1 below, 0 above
+GOOD_DISTANCE, BAD_DISTANCE = 0.28, 0.45  # of an inpainter's result from the truth: label 1 below, 0 above
 LARGEST_HOLE = 0.45  # share of pixels; fills of more are not asked for
 
 
@@ -56,19 +56,18 @@ class Bootstrap:
         return np.random.default_rng([self.seed, zlib.crc32(name.encode())])
 
     def scenes(self, count: int) -> Iterator[Scene]:
-        """Yield ``count`` composites, and up to a third as many photographs with an agreed mask."""
-        first, second = self.segmenters.values()
-        shuffled = [self.cutouts[i] for i in self.rng("cutouts").permutation(len(self.cutouts))]
-        yield from itertools.islice(composites(self.photos, second, shuffled, self.rng("composites")), count)
-        shuffled = [self.photos[i] for i in self.rng("photographs").permutation(len(self.photos))]
-        yield from itertools.islice(photographs(shuffled, first, second, self.rng("windows")), count // 3)
+        """Yield ``count`` composites, then as many windows of photographs."""
+        segmenters = list(self.segmenters.values())
+        cutouts = [self.cutouts[i] for i in self.rng("cutouts").permutation(len(self.cutouts))]
+        yield from itertools.islice(composites(self.photos, segmenters[-1], cutouts, self.rng("composites")), count)
+        photos = [self.photos[i] for i in self.rng("photographs").permutation(len(self.photos))]
+        yield from itertools.islice(photographs(photos, segmenters, self.rng("windows")), count)
 
     def masks(self, scene: Scene, collector: Collector) -> None:
         """Add the scene's masks, labelled."""
         for kind, mask in masks_of(scene, self.segmenters, self.rng(f"masks {scene.name}")):
             vectors = {name: self.extractors[name](scene.image[None], mask[None])[0] for name in MASK_FAMILIES}
-            quality = mask_quality(mask, scene.alpha)
-            collector.add(vectors, quality, scene.test, kind, scene.name, iou(mask, scene.alpha))
+            collector.add(vectors, scene, kind, mask_quality(mask, scene.alpha), iou(mask, scene.alpha))
 
     def fills(self, scene: Scene, collector: Collector) -> None:
         """Add the scene's fills, labelled; scenes without a known background have none."""
@@ -86,7 +85,7 @@ class Bootstrap:
                 quality = float(np.clip((BAD_DISTANCE - away) / (BAD_DISTANCE - GOOD_DISTANCE), 0, 1))
             arrays = (scene.image, scene.alpha, fill, hole)
             vectors = {name: self.extractors[name](*(a[None] for a in arrays))[0] for name in INPAINTING_FAMILIES}
-            collector.add(vectors, quality, scene.test, kind, scene.name, away)
+            collector.add(vectors, scene, kind, quality, away)
 
     def _maps(self, pixels: np.ndarray) -> Maps:
         return next(iter(self.extractors["inpainting-plain"].maps([pixels])))

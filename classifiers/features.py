@@ -9,9 +9,10 @@ from zipfile import BadZipFile
 
 import numpy as np
 
+from classifiers.scenes import Scene
 from l2i_builder.errors import MetadataError
 
-_COLUMNS = ("quality", "test", "kind", "group", "truth")
+_COLUMNS = ("quality", "test", "kind", "scene", "source", "truth")
 
 
 @dataclass(frozen=True)
@@ -19,16 +20,17 @@ class Labelled:
     """Feature vectors of one task, and the labels they are to be trained on or measured against.
 
     ``vectors``: family -> float32 [N, D]; ``quality`` float32 [N], the label P(good) in 0..1; ``test`` bool [N]:
-    the side of the split; ``kind`` str [N]: how the sample came about; ``group`` str [N]: samples of one group
-    share a scene; ``truth`` float32 [N]: what the label was made of (masks: IoU; fills: distance, -1 unknown);
-    ``facts``: backbone, seed, counts: it goes to the card.
+    the side of the split; ``kind`` str [N]: how the sample came about; ``scene`` str [N]; ``source`` str [N]: the
+    photograph, which scenes may share; ``truth`` float32 [N]: what the label was made of (masks: IoU; fills:
+    distance from the true background); ``facts``: backbone, seed, counts: it goes to the card.
     """
 
     vectors: dict[str, np.ndarray]
     quality: np.ndarray
     test: np.ndarray
     kind: np.ndarray
-    group: np.ndarray
+    scene: np.ndarray
+    source: np.ndarray
     truth: np.ndarray
     facts: dict[str, str]
 
@@ -63,19 +65,17 @@ class Collector:
 
     def __post_init__(self) -> None:
         self._rows: dict[str, list[np.ndarray]] = {family: [] for family in self.families}
-        self._known: list[tuple[float, bool, str, str, float]] = []
+        self._known: list[tuple[float, bool, str, str, str, float]] = []
 
-    def add(
-        self, vectors: dict[str, np.ndarray], quality: float, test: bool, kind: str, group: str, truth: float
-    ) -> None:
+    def add(self, vectors: dict[str, np.ndarray], scene: Scene, kind: str, quality: float, truth: float) -> None:
         for family, rows in self._rows.items():
             rows.append(vectors[family])
-        self._known.append((quality, test, kind, group, truth))
+        self._known.append((quality, scene.test, kind, scene.name, scene.sources[0], truth))
 
     def __len__(self) -> int:
         return len(self._known)
 
     def labelled(self, facts: dict[str, str]) -> Labelled:
-        quality, test, kind, group, truth = (np.array(column) for column in zip(*self._known, strict=True))
+        quality, test, kind, scene, source, truth = (np.array(column) for column in zip(*self._known, strict=True))
         vectors = {family: np.stack(rows).astype(np.float32) for family, rows in self._rows.items()}
-        return Labelled(vectors, quality.astype(np.float32), test, kind, group, truth.astype(np.float32), facts)
+        return Labelled(vectors, quality.astype(np.float32), test, kind, scene, source, truth.astype(np.float32), facts)

@@ -28,20 +28,31 @@ def mask_quality(mask: np.ndarray, alpha: np.ndarray) -> float:
 def masks_of(
     scene: Scene, segmenters: dict[str, Segment], rng: np.random.Generator
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """Yield (kind, mask uint8 [SIDE, SIDE]) for one scene; ``mask_quality`` labels them."""
+    """Yield (kind, mask uint8 [SIDE, SIDE]) for one scene; ``mask_quality`` labels them.
+
+    The last segmenter, the cheapest, also sees disturbed copies of the picture: its errors are real ones.
+    """
+    name, cheap = list(segmenters.items())[-1]
+    results = [(name, segment(scene.image)) for name, segment in segmenters.items()]
+    results += [(f"{name}-disturbed", cheap(disturbed(scene.image, rng))) for _ in range(2)]
+    yield from ((kind, mask) for kind, mask in results if mask.max() > 127 and not scene.chose_another(mask))
+    if not scene.certain:
+        return
     yield "true", soften(scene.alpha, rng)
-    for name, segment in segmenters.items():
-        yield name, segment(scene.image)
-    name, segment = list(segmenters.items())[-1]
-    for _ in range(2):
-        yield f"{name}-disturbed", segment(disturbed(scene.image, rng))
-    kinds = list(SPOILT)
-    for kind in rng.choice(kinds, 5, replace=False):
+    for kind in rng.choice(list(SPOILT), 5, replace=False):
         for _ in range(_TRIES):  # some objects have no leg to cut: try until it changes anything
             spoilt = SPOILT[kind](scene, rng)
             if iou(spoilt, scene.alpha) < 0.97 and spoilt.max() > 127:
-                yield kind, soften(spoilt, rng)
+                yield kind, soften(hesitant(spoilt, scene.alpha, rng), rng)
                 break
+
+
+def hesitant(spoilt: np.ndarray, alpha: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Return a spoilt mask that, most times, is not sure of its errors, as segmenters seldom are."""
+    if rng.random() < 0.25:
+        return spoilt
+    surely = np.clip(rng.uniform(0.55, 1) + 0.25 * field(SIDE, rng, rng.uniform(10, 50)), 0.2, 1)
+    return np.rint(alpha + (spoilt.astype(np.float32) - alpha) * surely).astype(np.uint8)
 
 
 def soften(mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:

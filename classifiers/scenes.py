@@ -1,5 +1,5 @@
-"""Scenes whose layers are known: cut-outs pasted over object-free windows of photographs, and photographs whose
-object two segmenters agree on."""
+"""Scenes whose layers are known: cut-outs pasted over object-free windows of photographs, and photographs with the
+consensus of several segmentations."""
 
 from __future__ import annotations
 
@@ -12,25 +12,37 @@ import numpy as np
 from classifiers.sources import Picture
 
 SIDE = 512
-AGREED = 0.93  # IoU of two segmenters above which their mask of a photograph counts as true
+AGREED = 0.9  # least IoU of the views' masks with their consensus above which it counts as true
+FREE = 0.02  # share of a window that the photograph's own object may take
 
 Segment = Callable[[np.ndarray], np.ndarray]  # uint8 [H, W, 3] -> soft mask uint8 [H, W]
 
 
 @dataclass(frozen=True)
 class Scene:
-    """A picture and its true layers. ``image``, ``background`` uint8 [SIDE, SIDE, 3]; ``alpha`` uint8 [SIDE, SIDE].
+    """A picture and its layers. ``image``, ``background`` uint8 [SIDE, SIDE, 3]; ``alpha`` uint8 [SIDE, SIDE].
 
-    ``background`` is what lies behind the object: known for composites, None for photographs. ``sources`` names
-    the source pictures; all of them lie on one side of the split (``test``).
+    Composites are ``exact``: alpha is true, and so is ``background``; ``other`` is what the photograph behind may
+    show of an object of its own. In photographs alpha is the consensus of several segmentations, ``certain`` where
+    they agree; ``background`` and ``other`` are None. ``sources`` names the source pictures; all of them lie on
+    one side of the split (``test``).
     """
 
     name: str
     sources: tuple[str, ...]
     test: bool
+    certain: bool
     image: np.ndarray
     alpha: np.ndarray
-    background: np.ndarray | None
+    background: np.ndarray | None = None
+    other: np.ndarray | None = None
+
+    def chose_another(self, mask: np.ndarray) -> bool:
+        """Whether a mask took the photograph's own object for the pasted one: not bad, only not asked for."""
+        if self.other is None or iou(mask, self.alpha) > 0.5:
+            return False
+        chosen = mask > 127
+        return float((self.other[chosen] > 127).sum()) > 0.25 * float(chosen.sum())
 
 
 def iou(a: np.ndarray, b: np.ndarray) -> float:
@@ -51,9 +63,12 @@ def composites(
     while True:
         for cutout in cutouts:
             side = [photo for photo in photos if photo.test == cutout.test]
-            photo = side[rng.integers(len(side))]
-            saliency = segment(cv2.resize(photo.pixels, (SIDE, SIDE), interpolation=cv2.INTER_AREA))
-            background = object_free(photo, saliency, rng)
+            for _ in range(5):
+                photo = side[rng.integers(len(side))]
+                saliency = segment(cv2.resize(photo.pixels, (SIDE, SIDE), interpolation=cv2.INTER_AREA))
+                background, other = object_free(photo, saliency, rng)
+                if (other > 127).mean() < FREE:
+                    break
             others = [other for other in cutouts if other.test == cutout.test]
             pasted = [cutout] + [others[rng.integers(len(others))] for _ in range(int(rng.random() < 0.15))]
             image, alpha = background.astype(np.float32), np.zeros((SIDE, SIDE), np.float32)
@@ -64,24 +79,25 @@ def composites(
                 name=f"composite-{rounds}-{cutout.name}",
                 sources=(photo.name, *(one.name for one in pasted)),
                 test=cutout.test,
+                certain=True,
                 image=jpeg(np.rint(image).astype(np.uint8), quality),
                 alpha=np.rint(alpha * 255).astype(np.uint8),
                 background=jpeg(background, quality),
+                other=other,
             )
         rounds += 1
 
 
-def photographs(photos: list[Picture], segment: Segment, second: Segment, rng: np.random.Generator) -> Iterator[Scene]:
-    """Yield squares of photographs on which two segmenters agree, with the mean of their masks as the truth."""
+def photographs(photos: list[Picture], segmenters: list[Segment], rng: np.random.Generator) -> Iterator[Scene]:
+    """Yield squares of photographs with the consensus of all segmenters, of the picture and of its mirror image."""
     for photo in photos:
-        image = window(photo.pixels, rng, smallest=0.9)
-        one = segment(image)
-        if not 0.03 < float((one > 127).mean()) < 0.7:
-            continue
-        two = second(image)
-        if iou(one, two) > AGREED:
-            alpha = ((one.astype(np.uint16) + two) // 2).astype(np.uint8)
-            yield Scene(f"photo-{photo.name}", (photo.name,), photo.test, image, alpha, None)
+        image = window(photo.pixels, rng, smallest=0.7)
+        mirrored = np.ascontiguousarray(image[:, ::-1])
+        masks = [mask for segment in segmenters for mask in (segment(image), segment(mirrored)[:, ::-1])]
+        alpha = np.rint(np.mean(masks, axis=0)).astype(np.uint8)
+        if 0.01 < float((alpha > 127).mean()) < 0.8:
+            certain = min(iou(mask, alpha) for mask in masks) > AGREED
+            yield Scene(f"photo-{photo.name}", (photo.name,), photo.test, certain, image, alpha)
 
 
 def window(pixels: np.ndarray, rng: np.random.Generator, smallest: float) -> np.ndarray:
@@ -97,10 +113,14 @@ def square(pixels: np.ndarray, mirrored: bool = False) -> np.ndarray:
     return np.ascontiguousarray(scaled[:, ::-1] if mirrored else scaled)
 
 
-def object_free(photo: Picture, saliency: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Return a square window with little of the photograph's own object: the best of many drawn, at SIDE pixels."""
+def object_free(photo: Picture, saliency: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Return the square window with the least of the photograph's own object, and what it still shows of it.
+
+    The best of many windows drawn; uint8 [SIDE, SIDE, 3] and soft mask uint8 [SIDE, SIDE].
+    """
     height, width = photo.pixels.shape[:2]
-    mass = cv2.integral(cv2.resize(saliency, (width, height), interpolation=cv2.INTER_AREA))
+    own = cv2.resize(saliency, (width, height), interpolation=cv2.INTER_AREA)
+    mass = cv2.integral(own)
     best, least = (0, 0, min(height, width)), np.inf
     for _ in range(40):
         side = int(min(height, width) * rng.uniform(0.4, 1))
@@ -110,7 +130,9 @@ def object_free(photo: Picture, saliency: np.ndarray, rng: np.random.Generator) 
         if share < least:
             best, least = (top, left, side), share
     top, left, side = best
-    return square(photo.pixels[top : top + side, left : left + side], bool(rng.random() < 0.5))
+    mirrored = bool(rng.random() < 0.5)
+    both = (square(pixels[top : top + side, left : left + side], mirrored) for pixels in (photo.pixels, own))
+    return tuple(both)  # type: ignore[return-value]
 
 
 def paste(
@@ -118,7 +140,7 @@ def paste(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return image (float32, 0..255) and alpha (float32, 0..1) with a cut-out on top, lit and coloured at random."""
     pixels = cutout.pixels[:, ::-1] if rng.random() < 0.5 else cutout.pixels
-    longer = SIDE * float(np.exp(rng.uniform(np.log(0.22), np.log(0.95))))
+    longer = SIDE * float(rng.uniform(0.28, 1.05))
     scale = longer / max(pixels.shape[:2])
     height, width = (min(SIDE, max(8, round(size * scale))) for size in pixels.shape[:2])
     m: np.ndarray = pixels[..., 3:].astype(np.float32) / 255

@@ -19,7 +19,6 @@ import numpy as np
 from l2i_builder import judge_measures as measures
 from l2i_builder.judge_measures import Measures, bands, resized
 
-GREY = 128  # behind cut-outs
 _EPS = 1e-6
 
 
@@ -58,22 +57,19 @@ class InpaintingPlain:
 
 
 class MaskRich:
-    """Whole image and cut-out on grey through the backbone; outline, colours and softness measured."""
+    """The image through the backbone, its features compared where the mask says; outline, colours and softness
+    measured. (The cut-out on grey through the backbone as well took twice the time and ranked no better.)"""
 
     def views(self, sample: Sample) -> list[np.ndarray]:
-        image, mask = sample
-        cut = composite_on_grey(image, mask)
-        return [image, crop(cut, window(mask > 127, 0.15))]
+        return [sample[0]]
 
     def vector(self, sample: Sample, maps: Sequence[Maps]) -> np.ndarray:
         image, mask = sample
         soft = resized(mask, measures.WORK).astype(np.float32) / 255
-        selected = soft > 0.5
         lab = measures.lab_of(resized(image, measures.WORK))
         numbers = measures.mask_shape(soft) | measures.mask_edges(lab, soft)
-        regions = {"in": soft, "ring": bands(selected, 24)[1], "out": 1 - soft}
-        numbers |= agreement(maps[0].stages[-3:], soft) | likeness(maps[0].stages[-3:], regions)
-        return joined(numbers, [maps[1].pooled])
+        regions = {"in": soft, "ring": bands(soft > 0.5, 24)[1], "out": 1 - soft}
+        return joined(numbers | agreement(maps[0].stages[-3:], soft) | likeness(maps[0].stages[-3:], regions))
 
 
 class InpaintingRich:
@@ -97,7 +93,7 @@ class InpaintingRich:
         regions = {"in": near_hole, "ring": bands(near_hole, 24)[1], "out": ~near_hole}
         numbers |= agreement(maps[0].stages[-3:], near_hole.astype(np.float32))
         numbers |= likeness(maps[0].stages[-3:], regions) | removal(maps, regions)
-        return joined(numbers, [])
+        return joined(numbers)
 
 
 FAMILIES: dict[str, MaskPlain | InpaintingPlain | MaskRich | InpaintingRich] = {
@@ -108,16 +104,10 @@ FAMILIES: dict[str, MaskPlain | InpaintingPlain | MaskRich | InpaintingRich] = {
 }
 
 
-def joined(numbers: Measures, vectors: Sequence[np.ndarray]) -> np.ndarray:
-    """Return named numbers and vectors as one float32 vector, finite whatever came in."""
-    plain = np.fromiter(numbers.values(), np.float32, len(numbers))
-    return np.nan_to_num(np.concatenate([plain, *vectors]), posinf=0, neginf=0).astype(np.float32)
-
-
-def composite_on_grey(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Return mI + (1 - m) grey, uint8 like image. image uint8 [H, W, 3], mask uint8 [H, W]."""
-    m = mask.astype(np.float32)[..., None] / 255
-    return np.rint(m * image + (1 - m) * GREY).astype(np.uint8)
+def joined(numbers: Measures) -> np.ndarray:
+    """Return named numbers as one float32 vector, finite whatever was measured."""
+    vector = np.fromiter(numbers.values(), np.float32, len(numbers))
+    return np.nan_to_num(vector, posinf=0, neginf=0)
 
 
 def window(selected: np.ndarray, margin: float) -> tuple[int, int, int, int]:
@@ -160,9 +150,13 @@ def agreement(stages: Sequence[np.ndarray], target: np.ndarray) -> Measures:
         if inside.any() and not inside.all():
             level = (guess[inside].mean() + guess[~inside].mean()) / 2
             r = float(np.corrcoef(guess.ravel(), wanted.ravel())[0, 1])
-            beyond = min(float(((guess > level) & ~inside).sum() / inside.sum()), 3.0)
+            beyond = float(((guess > level) & ~inside).sum() / inside.sum())
             missed = float(((guess <= level) & inside).sum() / inside.sum())
-        out |= {f"explained_{name}": r, f"beyond_{name}": beyond, f"missed_{name}": missed}
+        out |= {
+            f"unexplained_{name}": measures.log_of(1 - r),
+            f"beyond_{name}": measures.log_of(beyond),
+            f"missed_{name}": measures.log_of(missed),
+        }
     return out
 
 

@@ -18,6 +18,11 @@ _EPS = 1e-6
 Measures = dict[str, float]
 
 
+def log_of(value: float) -> float:
+    """Return the logarithm of a share or ratio >= 0 that is mostly small: its size then matters, not its tail."""
+    return float(np.log(max(value, 0.0) + 0.01))
+
+
 def resized(array: np.ndarray, side: int) -> np.ndarray:
     """Return an image or mask at side x side: area averages when shrinking, bicubic when growing."""
     shrink = min(array.shape[:2]) >= side
@@ -29,12 +34,15 @@ def disc(radius: int) -> np.ndarray:
 
 
 def bands(selected: np.ndarray, width: int = BAND) -> tuple[np.ndarray, np.ndarray]:
-    """Return the inner and the outer band (bool [H, W]) of a selection (bool [H, W]), ``width`` pixels each."""
-    whole = selected.astype(np.uint8)
-    # erode and dilate take what lies beyond the frame for more of the same: the frame is no boundary
-    inner = selected & ~cv2.erode(whole, disc(width)).astype(bool)
-    outer = cv2.dilate(whole, disc(width)).astype(bool) & ~selected
-    return inner, outer
+    """Return the inner and the outer band (bool [H, W]) of a selection (bool [H, W]), ``width`` pixels each.
+
+    The frame is no boundary: what lies beyond it counts as more of the same.
+    """
+    inside, outside = (
+        cv2.distanceTransform(region.astype(np.uint8), cv2.DIST_L2, 3) for region in (selected, ~selected)
+    )
+    reach = width + 0.5
+    return selected & (inside <= reach), ~selected & (outside <= reach)
 
 
 def mean_where(values: np.ndarray, where: np.ndarray, empty: float = 0.0) -> float:
@@ -50,13 +58,13 @@ def mask_shape(mask: np.ndarray) -> Measures:
     doubt = float((4 * mask * (1 - mask)).mean())
     outline = float((selected ^ cv2.erode(selected.astype(np.uint8), disc(1)).astype(bool)).sum())
     out |= {
-        "core": (areas[4] + _EPS) / (areas[0] + _EPS),
-        "core_half": (areas[3] + _EPS) / (areas[1] + _EPS),
-        "doubt": doubt / total,
-        "doubt_per_outline": min(doubt * WORK * WORK / (outline + 8), 40.0),
-        "doubt_inside": mean_where(1 - mask, selected, 1.0),
-        "doubt_outside": float(mask[~selected].sum() / (selected.sum() + 64)),
-        "doubt_deep": _deep_doubt(mask, selected),
+        "fringe": log_of(1 - (areas[4] + _EPS) / (areas[0] + _EPS)),
+        "fringe_half": log_of(1 - (areas[3] + _EPS) / (areas[1] + _EPS)),
+        "doubt": log_of(doubt / total),
+        "doubt_per_outline": log_of(doubt * WORK * WORK / (outline + 8)),
+        "doubt_inside": log_of(mean_where(1 - mask, selected, 1.0)),
+        "doubt_outside": log_of(float(mask[~selected].sum() / (selected.sum() + 64))),
+        "doubt_deep": log_of(_deep_doubt(mask, selected)),
         "peak": float(mask.max()),
     }
     return out | _pieces(selected) | _outline(selected, outline) | _place(selected)
@@ -79,9 +87,9 @@ def _pieces(selected: np.ndarray) -> Measures:
         "pieces": float(np.log1p((sizes >= 16).sum())),
         "specks": float(np.log1p(count - 1)),
         "largest_piece": float(sizes[0] / area) if len(sizes) else 0.0,
-        "second_piece": float(sizes[1] / area) if len(sizes) > 1 else 0.0,
+        "second_piece": log_of(float(sizes[1] / area) if len(sizes) > 1 else 0.0),
         "gaps": float(np.log1p(gaps - 1)),
-        "gap_area": float(rest[1:].sum() / area),
+        "gap_area": log_of(float(rest[1:].sum() / area)),
     }
 
 
@@ -100,7 +108,7 @@ def _outline(selected: np.ndarray, outline: float) -> Measures:
         "solidity": area / hull,
         "extent": area / (width * height),
         "aspect": float(np.log(width / height)),
-        "roughness": float((smooth.astype(bool) ^ selected).sum() / (outline + 8)),
+        "roughness": log_of(float((smooth.astype(bool) ^ selected).sum() / (outline + 8))),
     }
 
 
@@ -151,15 +159,15 @@ def mask_edges(lab: np.ndarray, mask: np.ndarray) -> Measures:
     on_line, beside = mean_where(log_size, line), mean_where(log_size, inner | outer)
     return {
         "edge_on": mean_where(rank, line),
-        "edge_near": mean_where(near, line),
-        "edge_missed": mean_where((near < 0.7).astype(np.float32), line, 1.0),
-        "edge_missed_far": mean_where((cv2.dilate(rank, disc(5)) < 0.75).astype(np.float32), line, 1.0),
+        "edge_far": log_of(1 - mean_where(near, line)),
+        "edge_missed": log_of(mean_where((near < 0.7).astype(np.float32), line, 1.0)),
+        "edge_missed_far": log_of(mean_where((cv2.dilate(rank, disc(5)) < 0.75).astype(np.float32), line, 1.0)),
         "edge_over_band": on_line - beside,
         "edge_inside": mean_where(rank, selected),
         "edge_outer": mean_where(rank, outer),
         "edge_outside": mean_where(rank, ~selected),
-        "edge_angle": mean_where(along, line),
-        "edge_angle_strong": float((along * size)[line].sum() / (size[line].sum() + _EPS)) if line.any() else 0.0,
+        "edge_astray": log_of(1 - mean_where(along, line)),
+        "edge_astray_strong": log_of(1 - float((along * size)[line].sum() / (size[line].sum() + _EPS))),
         "busy": float(np.log(size.mean() + 0.1)),
     } | _colours(lab, selected, inner, outer)
 
@@ -294,11 +302,11 @@ def _repetition(light: np.ndarray, where: np.ndarray) -> float:
     energy = float((fine**2).sum())
     if where.sum() < 400 or energy < 1:
         return 0.0
-    padded = (2 * WORK, 2 * WORK)
-    both = np.fft.irfft2(np.abs(np.fft.rfft2(fine, padded)) ** 2, padded)
-    shared = np.fft.irfft2(np.abs(np.fft.rfft2(where.astype(np.float32), padded)) ** 2, padded)
-    y, x = np.meshgrid(*(np.minimum(np.arange(2 * WORK), 2 * WORK - np.arange(2 * WORK)),) * 2, indexing="ij")
-    usable = (shared > 0.3 * where.sum()) & (np.hypot(y, x) >= 12)
+    both, shared = (
+        np.fft.irfft2(np.abs(np.fft.rfft2(values.astype(np.float32))) ** 2, values.shape) for values in (fine, where)
+    )
+    shift = np.minimum(np.arange(WORK), WORK - np.arange(WORK))
+    usable = (shared > 0.3 * where.sum()) & (np.hypot(*np.meshgrid(shift, shift)) >= 12)
     if not usable.any():
         return 0.0
     correlation = (both / energy) * (where.sum() / np.maximum(shared, 1))

@@ -7,6 +7,7 @@ import pytest
 from tiny_judges import samples
 
 from l2i_builder import judge_features as jf
+from l2i_builder.judge_measures import log_of
 
 
 def maps_of(region: np.ndarray, channels: int = 8, noise: float = 0.3, seed: int = 0) -> np.ndarray:
@@ -67,13 +68,14 @@ class TestAgreement:
         whole = jf.agreement(STAGES, DISC.astype(np.float32))
         half = jf.agreement(STAGES, (DISC & (np.arange(28) < 14)).astype(np.float32))
         moved = jf.agreement(STAGES, np.roll(DISC, 9, axis=0).astype(np.float32))
-        assert whole["explained_both"] > 0.9
-        assert whole["explained_both"] > half["explained_both"] > moved["explained_both"]
+        assert whole["unexplained_both"] < np.log(0.1)
+        assert whole["unexplained_both"] < half["unexplained_both"] < moved["unexplained_both"]
         assert half["beyond_both"] > whole["beyond_both"]  # the lost half looks like the object
 
     def test_nothing_and_everything_explain_nothing(self) -> None:
         for region in (np.zeros((28, 28), np.float32), np.ones((28, 28), np.float32)):
-            assert set(jf.agreement(STAGES, region).values()) == {0.0}
+            numbers = jf.agreement(STAGES, region)
+            assert [numbers[f"unexplained_{name}"] for name in ("middle", "both", "coarse")] == [log_of(1.0)] * 3
 
     def test_both_forms_of_ridge_regression_agree(self) -> None:
         """More channels than places takes the dual form: repeating every channel k times only scales the penalty."""
@@ -103,6 +105,6 @@ class TestLikeness:
 
 
 def test_vectors_are_finite_whatever_was_measured() -> None:
-    vector = jf.joined({"a": float("nan"), "b": float("inf")}, [np.array([1.0, -np.inf])])
+    vector = jf.joined({"a": float("nan"), "b": float("inf"), "c": 1.0, "d": float("-inf")})
     assert vector.tolist() == [0, 0, 1, 0]
     assert vector.dtype == np.float32

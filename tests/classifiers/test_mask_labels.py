@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from toy_scene import scene
 
-from classifiers.mask_labels import SPOILT, disturbed, mask_quality, masks_of, soften
+from classifiers.mask_labels import SPOILT, disturbed, hesitant, mask_quality, masks_of, soften
 from classifiers.scenes import SIDE, iou
 
 TOY = scene()
@@ -72,6 +74,33 @@ def test_disturbed_images_are_images() -> None:
         assert not np.array_equal(image, TOY.image)
 
 
+def test_hesitant_masks_lie_between_truth_and_error() -> None:
+    half = np.where(np.arange(SIDE) < 256, TOY.alpha, 0).astype(np.uint8)
+    for seed in range(10):
+        mask = hesitant(half, TOY.alpha, rng(seed))
+        assert (mask >= half).all()
+        assert (mask <= TOY.alpha).all()
+        assert (mask < TOY.alpha).any()
+
+
+def test_uncertain_scenes_give_only_what_segmenters_say() -> None:
+    def blob(image: np.ndarray) -> np.ndarray:
+        return np.where(image[..., 0] > 150, 255, 0).astype(np.uint8)
+
+    kinds = {kind for kind, _ in masks_of(replace(TOY, certain=False), {"one": blob}, rng())}
+    assert kinds == {"one", "one-disturbed"}
+
+
+def test_a_segmenter_may_choose_the_photographs_own_object() -> None:
+    own = np.zeros_like(TOY.alpha)
+    own[:100, :100] = 255
+    both = replace(TOY, other=own)
+    kinds = [kind for kind, _ in masks_of(both, {"one": lambda image: own}, rng())]
+    assert "one" not in kinds
+    assert not both.chose_another(TOY.alpha)
+    assert not TOY.chose_another(own)
+
+
 def test_a_scene_gives_labelled_masks_of_many_kinds_and_repeats() -> None:
     def blob(image: np.ndarray) -> np.ndarray:
         return np.where(image[..., 0] > 150, 255, 0).astype(np.uint8)
@@ -80,6 +109,6 @@ def test_a_scene_gives_labelled_masks_of_many_kinds_and_repeats() -> None:
         return list(masks_of(TOY, {"one": blob, "two": blob}, rng(7)))
 
     kinds = [kind for kind, _ in masks()]
-    assert kinds[:5] == ["true", "one", "two", "two-disturbed", "two-disturbed"]
+    assert kinds[:5] == ["one", "two", "two-disturbed", "two-disturbed", "true"]
     assert len(set(kinds[5:])) >= 3
     assert all(np.array_equal(a, b) for (_, a), (_, b) in zip(masks(), masks(), strict=True))

@@ -69,8 +69,10 @@ def test_windows_avoid_the_photographs_own_object() -> None:
     marked = ground()[:380].copy()
     marked[:, 300:] = 0
     for seed in range(5):
-        background = object_free(Picture("p", marked), saliency, rng(seed))
-        assert (background.sum(axis=2) < 20).mean() < 0.2
+        background, own = object_free(Picture("p", marked), saliency, rng(seed))
+        dark = background.sum(axis=2) < 20
+        assert dark.mean() < 0.2
+        assert iou(own, np.where(dark, 255, 0).astype(np.uint8)) > 0.9
 
 
 def test_pasting_selects_what_it_changes() -> None:
@@ -83,19 +85,24 @@ def test_pasting_selects_what_it_changes() -> None:
         assert iou((alpha * 255).astype(np.uint8), np.where(changed, 255, 0).astype(np.uint8)) > 0.6
 
 
-def test_photographs_count_where_two_segmenters_agree() -> None:
+def test_photographs_are_certain_where_segmenters_agree_also_on_the_mirror_image() -> None:
     def left(image: np.ndarray) -> np.ndarray:
         return np.where(np.arange(SIDE)[None] < 200, 255, 0).repeat(SIDE, axis=0).astype(np.uint8)
 
-    def right(image: np.ndarray) -> np.ndarray:
-        return 255 - left(image)
+    def middle(image: np.ndarray) -> np.ndarray:
+        return np.where(np.abs(np.arange(SIDE)[None] - 255.5) < 100, 255, 0).repeat(SIDE, axis=0).astype(np.uint8)
 
-    agreed = list(photographs(PHOTOS, left, left, rng()))
+    def corner(image: np.ndarray) -> np.ndarray:
+        return left(image) & left(image).T
+
+    agreed = list(photographs(PHOTOS, [middle, middle], rng()))
     assert len(agreed) == len(PHOTOS)
-    assert np.array_equal(agreed[0].alpha, left(agreed[0].image))
-    assert agreed[0].background is None
-    assert list(photographs(PHOTOS, left, right, rng())) == []
-    assert list(photographs(PHOTOS, nothing, nothing, rng())) == []
+    assert all(scene.certain and scene.background is None for scene in agreed)
+    assert np.array_equal(agreed[0].alpha, middle(agreed[0].image))
+    differing = list(photographs(PHOTOS, [middle, corner], rng()))
+    assert differing
+    assert not any(scene.certain for scene in differing)
+    assert list(photographs(PHOTOS, [nothing, nothing], rng())) == []
 
 
 class TestSources:

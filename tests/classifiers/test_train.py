@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,9 @@ import pytest
 from tiny_judges import BACKBONE, samples, tiny_backbone
 
 from classifiers.features import Collector, Labelled
-from classifiers.train import PLAIN, RICH, train, write_head
+from classifiers.metrics import auc, precision_yield
+from classifiers.scenes import Scene
+from classifiers.train import PLAIN, RICH, Recipe, train, write_head
 from l2i_builder.backbone import make_backbone
 from l2i_builder.config import Judge
 from l2i_builder.errors import MetadataError
@@ -24,10 +27,14 @@ def middle(count: int = 600, seed: int = 0) -> Labelled:
     rng = np.random.default_rng(seed)
     vectors = rng.normal(size=(count, 5)).astype(np.float32)
     quality = (np.abs(vectors[:, 1]) < 0.7).astype(np.float32)
-    group = np.array([f"scene-{i // 4}" for i in range(count)])
+    scene = np.array([f"scene-{i // 4}" for i in range(count)])
     test = np.arange(count) // 4 % 3 == 0
-    kind = np.where(quality > 0.5, "middle", "rest")
-    return Labelled({"mask-rich": vectors}, quality, test, kind, group, quality, FACTS)
+    kind = np.where(np.arange(count) % 2, "u2net", "true")
+    return Labelled({"mask-rich": vectors}, quality, test, kind, scene, scene, quality, FACTS)
+
+
+def fit(data: Labelled, recipe: Recipe, precision: float = 0.9, seed: int = 0) -> tuple[dict[str, np.ndarray], float]:
+    return train(data, "mask", "mask-rich", recipe, precision, seed)
 
 
 def scores(data: Labelled, tensors: dict[str, np.ndarray]) -> np.ndarray:
@@ -37,14 +44,12 @@ def scores(data: Labelled, tensors: dict[str, np.ndarray]) -> np.ndarray:
 def test_a_hidden_layer_learns_what_one_neuron_cannot() -> None:
     data = middle()
     good = data.quality > 0.5
-    from classifiers.metrics import auc
-
-    rich, neuron = (scores(data, train(data, "mask-rich", recipe)[0])[data.test] for recipe in (RICH, PLAIN))
+    rich, neuron = (scores(data, fit(data, recipe)[0])[data.test] for recipe in (RICH, PLAIN))
     assert auc(rich, good[data.test]) > 0.85 > 0.65 > auc(neuron, good[data.test])
 
 
 def test_the_same_seed_gives_the_same_head() -> None:
-    one, two = (train(middle(200), "mask-rich", RICH, seed=3) for _ in range(2))
+    one, two = (fit(middle(200), RICH, seed=3) for _ in range(2))
     assert one[1] == two[1]
     assert all(np.array_equal(one[0][name], two[0][name]) for name in one[0])
 
@@ -54,9 +59,22 @@ def test_nothing_is_learned_from_the_test_side() -> None:
     spoilt = middle(200)
     spoilt.quality[spoilt.test] = 1 - spoilt.quality[spoilt.test]
     spoilt.vectors["mask-rich"][spoilt.test] += 100
-    one, two = (train(d, "mask-rich", RICH) for d in (data, spoilt))
+    one, two = (fit(d, RICH) for d in (data, spoilt))
     assert all(np.array_equal(one[0][name], two[0][name]) for name in one[0])
     assert one[1] == two[1]
+
+
+def test_the_threshold_is_for_what_the_pipeline_makes() -> None:
+    """Half of the samples are "u2net"; the others, all of them good, must not lower the threshold."""
+    data = middle(900)
+    data.vectors["mask-rich"][:, 0] = np.where(data.kind == "true", 1, -1)
+    easy = replace(data, quality=np.where(data.kind == "true", 1, data.quality).astype(np.float32))
+    for precision in (0.6, 0.9):
+        tensors, threshold = fit(easy, RICH, precision)
+        chosen = easy.test & (easy.kind == "u2net")
+        reached, kept = precision_yield(scores(easy, tensors)[chosen], easy.quality[chosen], threshold)
+        assert reached == pytest.approx(precision, abs=0.12)
+        assert kept > 0.2
 
 
 def test_a_written_head_is_a_judge_with_a_card(tmp_path: Path) -> None:
@@ -66,12 +84,11 @@ def test_a_written_head_is_a_judge_with_a_card(tmp_path: Path) -> None:
     vectors = Extractor(backbone, "mask-rich")(images, masks)
     collector = Collector(["mask-rich"])
     for i, vector in enumerate(vectors):
-        collector.add({"mask-rich": vector}, float(i % 2), i % 3 == 0, "toy", f"scene-{i}", 0.5)
+        scene = Scene(f"scene-{i}", (f"photo-{i}",), i % 3 == 0, True, images[i], masks[i])
+        collector.add({"mask-rich": vector}, scene, "u2net" if i % 4 < 2 else "true", float(i % 2), 0.5)
     data = collector.labelled({"backbone": BACKBONE, "backbone sha256": backbone.digest, "seed": "0"})
     data.save(tmp_path / "mask.npz")
-    card = write_head(
-        tmp_path, "mask-toy", "mask", "mask-rich", Labelled.load(tmp_path / "mask.npz"), RICH, weights=str(path)
-    )
+    card = write_head(tmp_path, "mask-toy", Labelled.load(tmp_path / "mask.npz"), RICH, "mask-rich", weights=str(path))
     judge = make_mask_judge(Judge(head=str(tmp_path / "mask-toy.safetensors")))
     assert judge.version == "mask-toy"
     assert judge.threshold == card["threshold"]
@@ -87,7 +104,7 @@ def test_labelled_features_come_back_as_they_were(tmp_path: Path) -> None:
     data.save(tmp_path / "mask.npz")
     back = Labelled.load(tmp_path / "mask.npz")
     assert back.facts == data.facts
-    assert back.group.tolist() == data.group.tolist()
+    assert back.source.tolist() == data.source.tolist()
     assert np.array_equal(back.vectors["mask-rich"], data.vectors["mask-rich"])
 
 

@@ -22,7 +22,7 @@ def scene(radius: int = 110) -> Scene:
     alpha = np.where(disc | tail, 255, 0).astype(np.uint8)
     colour = np.where((X // 24 % 2 == 0)[..., None], (210, 60, 40), (30, 30, 120)).astype(np.uint8)
     image = np.where(alpha[..., None] > 0, colour, ground())
-    return Scene("toy", ("toy",), False, image, alpha, ground())
+    return Scene("toy", ("toy",), False, True, image, alpha, ground())
 
 
 def pictures() -> list[Picture]:
