@@ -40,7 +40,7 @@ class Recipe:
 
 
 PLAIN = Recipe(hidden=0, members=1, epochs=100, rate=3e-3, decay=1e-2, dropout=0.0)  # paper: 100 epochs
-RICH = Recipe(hidden=16, members=4, epochs=60, rate=3e-3, decay=0.5, dropout=0.4)
+RICH = Recipe(hidden=32, members=8, epochs=60, rate=3e-3, decay=0.5, dropout=0.5)
 
 
 def train(

@@ -65,7 +65,6 @@ def mask_shape(mask: np.ndarray) -> Measures:
         "doubt_inside": log_of(mean_where(1 - mask, selected, 1.0)),
         "doubt_outside": log_of(float(mask[~selected].sum() / (selected.sum() + 64))),
         "doubt_deep": log_of(_deep_doubt(mask, selected)),
-        "peak": float(mask.max()),
     }
     return out | _pieces(selected) | _outline(selected, outline) | _place(selected)
 
@@ -97,7 +96,7 @@ def _outline(selected: np.ndarray, outline: float) -> Measures:
     area = float(selected.sum())
     points = cv2.findNonZero(selected.astype(np.uint8))
     if points is None:
-        return {"compactness": 0.0, "solidity": 0.0, "extent": 0.0, "aspect": 0.0, "roughness": 0.0}
+        return {"compactness": 0.0, "solidity": 0.0, "extent": 0.0, "roughness": 0.0}
     _, _, width, height = cv2.boundingRect(points)
     hull = cv2.contourArea(cv2.convexHull(points)) + 1
     smooth = cv2.morphologyEx(
@@ -107,22 +106,18 @@ def _outline(selected: np.ndarray, outline: float) -> Measures:
         "compactness": 4 * np.pi * area / (outline + 1) ** 2,
         "solidity": area / hull,
         "extent": area / (width * height),
-        "aspect": float(np.log(width / height)),
         "roughness": log_of(float((smooth.astype(bool) ^ selected).sum() / (outline + 8))),
     }
 
 
 def _place(selected: np.ndarray) -> Measures:
+    """How much of the frame's sides is selected. Where the object stands is the photographer's choice, no quality."""
     sides = [float(side.mean()) for side in (selected[0], selected[-1], selected[:, 0], selected[:, -1])]
-    ys, xs = np.nonzero(selected)
-    centre = (ys.mean() / WORK - 0.5, xs.mean() / WORK - 0.5) if len(ys) else (0.0, 0.0)
     return {
         "border_top": sides[0],
         "border_bottom": sides[1],
         "border_sides": (sides[2] + sides[3]) / 2,
         "borders": float(sum(side > 0.02 for side in sides)),
-        "off_centre": float(np.hypot(*centre)),
-        "below_centre": float(centre[0]),
     }
 
 
@@ -168,7 +163,6 @@ def mask_edges(lab: np.ndarray, mask: np.ndarray) -> Measures:
         "edge_outside": mean_where(rank, ~selected),
         "edge_astray": log_of(1 - mean_where(along, line)),
         "edge_astray_strong": log_of(1 - float((along * size)[line].sum() / (size[line].sum() + _EPS))),
-        "busy": float(np.log(size.mean() + 0.1)),
     } | _colours(lab, selected, inner, outer)
 
 

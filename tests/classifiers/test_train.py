@@ -66,15 +66,18 @@ def test_nothing_is_learned_from_the_test_side() -> None:
 
 def test_the_threshold_is_for_what_the_pipeline_makes() -> None:
     """Half of the samples are "u2net"; the others, all of them good, must not lower the threshold."""
-    data = middle(900)
-    data.vectors["mask-rich"][:, 0] = np.where(data.kind == "true", 1, -1)
-    easy = replace(data, quality=np.where(data.kind == "true", 1, data.quality).astype(np.float32))
-    for precision in (0.6, 0.9):
-        tensors, threshold = fit(easy, RICH, precision)
-        chosen = easy.test & (easy.kind == "u2net")
-        reached, kept = precision_yield(scores(easy, tensors)[chosen], easy.quality[chosen], threshold)
+    rng = np.random.default_rng(1)
+    data = middle(1200)
+    vectors = data.vectors["mask-rich"]
+    vectors[:, 0] = np.where(data.kind == "true", 1, -1)
+    noisy = vectors[:, 1] + rng.normal(0, 0.7, len(vectors)) > 0
+    data = replace(data, quality=np.where(data.kind == "true", True, noisy).astype(np.float32))
+    chosen = data.test & (data.kind == "u2net")
+    for precision in (0.65, 0.9):
+        tensors, threshold = fit(data, RICH, precision)
+        reached, kept = precision_yield(scores(data, tensors)[chosen], data.quality[chosen], threshold)
         assert reached == pytest.approx(precision, abs=0.12)
-        assert kept > 0.2
+        assert kept > 0.1
 
 
 def test_a_written_head_is_a_judge_with_a_card(tmp_path: Path) -> None:
