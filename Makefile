@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 TEST_WEIGHTS := u2net u2netp efficientnet_lite0
 RUN_PYTHON := NO_ALBUMENTATIONS_UPDATE=1 $(BIN)/python
 
-.PHONY: help build-shards test test-fast lint format types coverage setup setup-dev lock clean
+.PHONY: help build-shards train-filters test test-fast lint format types coverage setup setup-dev lock clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  \033[1m%-14s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,6 +30,10 @@ lint: $(VENV)/.dev ## check style (ruff) and types (mypy)
 
 format: $(VENV)/.dev ## format the code
 	@$(BIN)/ruff check --fix-only -q . && $(BIN)/ruff format .
+
+train-filters: $(VENV)/.runtime ## make labels and train the judges' heads anew, into runs/heads
+	@$(RUN_PYTHON) -m classifiers.bootstrap --out runs/labels --scenes 110
+	@$(RUN_PYTHON) -m classifiers.train --data runs/labels --out runs/heads
 
 setup: $(VENV)/.runtime ## install what a run needs into .venv (Python 3.11 or 3.12)
 

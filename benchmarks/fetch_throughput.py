@@ -81,7 +81,7 @@ def serve(pipe: Connection, side: int, latency: float) -> None:
 def fetcher(task: Task) -> int:
     """The project's own fetcher, with everything it does in production. Returns the bytes fetched."""
     from l2i_builder.config import Fetch
-    from l2i_builder.fetch import Fetcher
+    from l2i_builder.fetch.fetcher import Fetcher
 
     config = Fetch(concurrency=task.concurrency, per_host=task.concurrency, connect_to={HOST: f"127.0.0.1:{task.port}"})
 

@@ -22,14 +22,14 @@ from classifiers.features import Collector
 from classifiers.inpainting_labels import Fill, distance, fills_of, near, true_fill, view
 from classifiers.mask_labels import mask_quality, masks_of
 from classifiers.scenes import Scene, Segment, composites, iou, photographs
-from l2i_builder.backbone import make_backbone
 from l2i_builder.config import Inpaint, Layers
 from l2i_builder.config import Segment as SegmentConfig
-from l2i_builder.inpaint import make_inpainter
-from l2i_builder.judge import Extractor
-from l2i_builder.judge_features import Maps
+from l2i_builder.inpaint.inpainter import make_inpainter
+from l2i_builder.judge.backbone import make_backbone
+from l2i_builder.judge.features import Maps
+from l2i_builder.judge.judges import Extractor
 from l2i_builder.layers import hole as cut_hole
-from l2i_builder.segment import make_segmenter
+from l2i_builder.segment.segmenter import make_segmenter
 
 MASK_FAMILIES = ("mask-plain", "mask-rich")
 INPAINTING_FAMILIES = ("inpainting-plain", "inpainting-rich")

@@ -88,8 +88,8 @@ def summary(judged: list[Judged]) -> dict[str, list[float]]:
 def main(argv: list[str] | None = None) -> None:
     from l2i_builder.config import Judge
     from l2i_builder.config import Segment as SegmentConfig
-    from l2i_builder.judge import make_mask_judge
-    from l2i_builder.segment import make_segmenter
+    from l2i_builder.judge.judges import make_mask_judge
+    from l2i_builder.segment.segmenter import make_segmenter
 
     parser = argparse.ArgumentParser(prog="python -m classifiers.evaluate", description=__doc__)
     parser.add_argument("--photos", type=Path, required=True)

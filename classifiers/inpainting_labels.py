@@ -15,7 +15,7 @@ import numpy as np
 from classifiers.mask_labels import field
 from classifiers.scenes import SIDE, Scene, paste, square
 from classifiers.sources import Picture
-from l2i_builder.judge_features import Maps, crop, pooled, window
+from l2i_builder.judge.features import Maps, crop, pooled, window
 
 Fill = Callable[[np.ndarray, np.ndarray], np.ndarray]  # image uint8 [H, W, 3], hole bool [H, W] -> filled image
 CONTEXT = 48  # pixels around the hole that a slow inpainter gets to see

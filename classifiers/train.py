@@ -1,4 +1,4 @@
-"""Training of the judges' heads: ``python -m classifiers.train --data FOLDER --out l2i_builder/heads``.
+"""Training of the judges' heads: ``python -m classifiers.train --data FOLDER --out l2i_builder/judge/heads``.
 
 Reads the labelled features that ``classifiers.bootstrap`` wrote; takes seconds. The backbone stays frozen (paper,
 section 3). A head is an average of small networks from different starts, folded into one; temperature and
@@ -17,9 +17,9 @@ import numpy as np
 
 from classifiers import metrics
 from classifiers.features import Labelled
-from l2i_builder.judge import CLIP, Head
+from l2i_builder.judge.judges import CLIP, Head
 from l2i_builder.sample import key_fraction
-from l2i_builder.weights import file_sha256
+from l2i_builder.weights.registry import file_sha256
 
 FOLDS = 5
 # What the pipeline itself makes: thresholds are for these, whatever else the training set holds.

@@ -12,8 +12,8 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from l2i_builder.output.shards import open_triplets
 from l2i_builder.sample import Triplet
-from l2i_builder.shards import open_triplets
 
 SIDE, GAP, COLUMNS = 192, 12, 2
 

@@ -91,11 +91,11 @@ def build(
 
     settings = load_config(config, overrides or (), metadata=metadata, out=out)
     if dry_run:
-        from l2i_builder.dryrun import dry_run as plan_only
+        from l2i_builder.run.dryrun import dry_run as plan_only
 
         plan_only(settings, console, gpu_price, cpu_price)
         return
-    from l2i_builder.build import build as run
+    from l2i_builder.run.build import build as run
 
     try:
         result = run(settings, log, inline=inline, retry_failed=retry_failed)
@@ -110,7 +110,7 @@ def build(
 @app.command()
 def status(out: OutArgument) -> None:
     """How far a run is: shards finished, the funnel so far. Reads only the output folder."""
-    from l2i_builder.status import print_status
+    from l2i_builder.run.status import print_status
 
     print_status(out, console)
 
@@ -121,7 +121,7 @@ def verify(
     deep: Annotated[bool, typer.Option("--deep", help="Also decode every triplet and check its layers.")] = False,
 ) -> None:
     """Prove a run complete and undamaged: counts, digests, ledgers against shards, every row accounted for."""
-    from l2i_builder.verify import verify as check
+    from l2i_builder.output.verify import verify as check
 
     with log.status("verifying"):
         findings = check(out, deep)
@@ -145,11 +145,11 @@ def report(out: OutArgument) -> None:
 @weights_app.command("list")
 def weights_list() -> None:
     """List all weights: what for, size, licence, source, and whether they are on this machine."""
-    from l2i_builder import weights
+    from l2i_builder.weights import registry
 
     table = Table("name", "for", "MB", "licence", "source", "here")
-    for name, entry in weights.REGISTRY.items():
-        here = "yes" if weights.cached(name) else ""
+    for name, entry in registry.REGISTRY.items():
+        here = "yes" if registry.cached(name) else ""
         table.add_row(name, entry.what, f"{entry.size / 1e6:.1f}", entry.licence, entry.source, here)
     console.print(table)
 
@@ -157,27 +157,27 @@ def weights_list() -> None:
 @weights_app.command("pull")
 def weights_pull(names: Annotated[list[str], typer.Argument(help="Names from `l2i weights list`.")]) -> None:
     """Fetch weights into the cache and check their SHA-256."""
-    from l2i_builder import weights
+    from l2i_builder.weights import registry
 
     for name in names:
         with log.status(f"fetching {name}"):
-            path = weights.pull(name)
+            path = registry.pull(name)
         console.print(f"{name}  {path}", soft_wrap=True)
 
 
 @weights_app.command("verify")
 def weights_verify(names: Annotated[list[str] | None, typer.Argument(help="Default: all cached ones.")] = None) -> None:
     """Check cached weights against their pinned SHA-256."""
-    from l2i_builder import weights
+    from l2i_builder.weights import registry
 
-    for name in names or [name for name in weights.REGISTRY if weights.cached(name)]:
-        weights.verify(name)
+    for name in names or [name for name in registry.REGISTRY if registry.cached(name)]:
+        registry.verify(name)
         console.print(f"{name}  good")
 
 
 def _outcome(out: str) -> None:
     """Print the funnel of what is committed; silent where nothing is."""
-    from l2i_builder import manifest
+    from l2i_builder.output import manifest
     from l2i_builder.report import funnel
 
     if out and manifest.finished(out):

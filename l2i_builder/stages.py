@@ -15,9 +15,9 @@ import numpy as np
 
 from l2i_builder import layers
 from l2i_builder.config import Config
+from l2i_builder.output.shards import encode_members
 from l2i_builder.report.strip import make_strip
 from l2i_builder.sample import Batch, Reason, key_fraction
-from l2i_builder.shards import encode_members
 
 
 class Stage(Protocol):
@@ -47,7 +47,7 @@ class SegmentStage:
     name = "segment"
 
     def __init__(self, config: Config, device: str, threads: int) -> None:
-        from l2i_builder.segment import make_segmenter
+        from l2i_builder.segment.segmenter import make_segmenter
 
         self.config = config
         self.model = make_segmenter(config.segment, device, threads)
@@ -78,7 +78,7 @@ class JudgeMaskStage:
     name = "judge_mask"
 
     def __init__(self, config: Config, device: str, threads: int) -> None:
-        from l2i_builder.judge import make_mask_judge
+        from l2i_builder.judge.judges import make_mask_judge
 
         self.config = config
         self.judge = make_mask_judge(config.judge.mask, device, threads) if config.judge.mask.enabled else None
@@ -102,7 +102,7 @@ class InpaintStage:
     name = "inpaint"
 
     def __init__(self, config: Config, device: str, threads: int) -> None:
-        from l2i_builder.inpaint import make_inpainter
+        from l2i_builder.inpaint.inpainter import make_inpainter
 
         self.config = config
         self.model = make_inpainter(config.inpaint, device, config.seed, threads)
@@ -121,7 +121,7 @@ class JudgeInpaintingStage:
     name = "judge_inpainting"
 
     def __init__(self, config: Config, device: str, threads: int) -> None:
-        from l2i_builder.judge import make_inpainting_judge
+        from l2i_builder.judge.judges import make_inpainting_judge
 
         self.config = config
         settings = config.judge.inpainting
@@ -162,8 +162,7 @@ class EncodeStage:
 
 
 STAGES: dict[str, Callable[[Config, str, int], Stage]] = {
-    stage.name: stage
-    for stage in (SegmentStage, JudgeMaskStage, InpaintStage, JudgeInpaintingStage, EncodeStage)
+    stage.name: stage for stage in (SegmentStage, JudgeMaskStage, InpaintStage, JudgeInpaintingStage, EncodeStage)
 }
 
 

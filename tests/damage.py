@@ -8,11 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from l2i_builder.ledger import read_ledger, write_ledger
-from l2i_builder.manifest import pretty
+from l2i_builder.output.ledger import read_ledger, write_ledger
+from l2i_builder.output.manifest import pretty
+from l2i_builder.output.shards import read_members, wids_index, write_tar
+from l2i_builder.output.verify import Finding, verify
 from l2i_builder.sample import Row
-from l2i_builder.shards import read_members, wids_index, write_tar
-from l2i_builder.verify import Finding, verify
 
 
 def findings(out: Path | str, deep: bool = True) -> list[Finding]:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from hostile_web import HostileWeb
 
 from l2i_builder.config import Fetch
-from l2i_builder.fetch import Fetched, Fetcher
+from l2i_builder.fetch.fetcher import Fetched, Fetcher
 
 SETTINGS = {"retries": 0, "timeout": 10.0, "max_bytes": 100_000}
 

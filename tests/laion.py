@@ -8,8 +8,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from l2i_builder import ingest, storage
+from l2i_builder import storage
 from l2i_builder.config import Config
+from l2i_builder.ingest import planning
 from l2i_builder.sample import Row
 
 
@@ -27,7 +28,7 @@ def laion(count: int, first: int = 0, **columns: Any) -> dict[str, Any]:
 
 def rows_of(metadata: Path | str, **ingest_keys: Any) -> list[Row]:
     config = Config(metadata=str(metadata), ingest=ingest_keys)
-    return [row for shard in ingest.plan(config).shards for row in ingest.read_rows(shard, config)]
+    return [row for shard in planning.plan(config).shards for row in planning.read_rows(shard, config)]
 
 
 def one_row(tmp_path: Path, filters: dict[str, Any] | None = None, **columns: Any) -> Row:

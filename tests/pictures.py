@@ -10,7 +10,7 @@ import pytest
 from PIL import Image, ImageCms, features
 
 from l2i_builder.config import Image as ImageConfig
-from l2i_builder.decode import DecodeRefusal, decode
+from l2i_builder.decode.decoder import DecodeRefusal, decode
 
 FORMATS = ["JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF"] + ["AVIF"] * features.check("avif")
 LOSSLESS = {"WEBP": {"lossless": True}, "JPEG": {"quality": 100, "subsampling": 0}}

@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 from laion import laion, write
 
-from l2i_builder import ingest, layers, storage
-from l2i_builder.commit import commit_shard
+from l2i_builder import layers, storage
 from l2i_builder.config import Config
-from l2i_builder.manifest import RunManifest, claim
+from l2i_builder.ingest import planning
+from l2i_builder.output.commit import commit_shard
+from l2i_builder.output.manifest import RunManifest, claim
+from l2i_builder.output.shards import encode_members, wids_index
 from l2i_builder.sample import Batch, Reason, Row, sample_key
-from l2i_builder.shards import encode_members, wids_index
 
 SHARED_DATA = Path(os.environ.get("L2I_SHARED_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
@@ -110,12 +111,12 @@ def finished_run(metadata: Path | str, out: Path | str, rows: int = 25, **keys: 
     """Write metadata of ``rows`` rows and the output folder of a finished run over them; return its configuration."""
     write(storage.join(str(metadata), "a.parquet"), laion(rows))
     config = small(metadata, out, **keys)
-    plan = ingest.plan(config)
+    plan = planning.plan(config)
     run = RunManifest.of(config, plan.digest, {"u2net": "0" * 64})
     claim(config.out, run)
     storage.write_bytes(storage.join(config.out, "input.json"), plan.to_json())
     for shard in plan.shards:
-        batches = processed(ingest.read_rows(shard, config), config)
+        batches = processed(planning.read_rows(shard, config), config)
         commit_shard(config.out, shard, config, batches, {"attempt": 1, "start_time": 1.0}, run.digest)
     storage.write_bytes(storage.join(config.out, "index.json"), wids_index(config.out))
     return config

@@ -7,9 +7,11 @@ import sys
 import pytest
 from toy import Silent, toy_config, toy_parts, write_metadata
 
-from l2i_builder import __version__, cli, ingest, manifest, storage
-from l2i_builder.build import finish
-from l2i_builder.inline import run_inline
+from l2i_builder import __version__, cli, storage
+from l2i_builder.ingest import planning
+from l2i_builder.output import manifest
+from l2i_builder.run.build import finish
+from l2i_builder.run.inline import run_inline
 
 
 def l2i(*arguments, monkeypatch=None):
@@ -25,7 +27,7 @@ def l2i(*arguments, monkeypatch=None):
 def toy_run(tmp_path):
     """A finished run of 60 rows in three shards."""
     config = toy_config(write_metadata(tmp_path / "metadata", rows=60), tmp_path / "out")
-    plan = ingest.plan(config)
+    plan = planning.plan(config)
     run = manifest.RunManifest.of(config, plan.digest, {})
     manifest.claim(config.out, run)
     storage.write_bytes(storage.join(config.out, "input.json"), plan.to_json())

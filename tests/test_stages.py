@@ -7,11 +7,12 @@ import pytest
 from PIL import Image
 from toy import SIDE, ToyJudge, ToySource, toy_config, toy_stages, write_metadata
 
-from l2i_builder import ingest, stages
+from l2i_builder import stages
+from l2i_builder.ingest import planning
 from l2i_builder.layers import hole
-from l2i_builder.resources import ORDER
+from l2i_builder.output.shards import MEMBERS
+from l2i_builder.run.resources import ORDER
 from l2i_builder.sample import Batch, Reason, Row
-from l2i_builder.shards import MEMBERS
 
 
 @pytest.fixture
@@ -21,7 +22,7 @@ def config(tmp_path):
 
 @pytest.fixture
 def batch(config):
-    return next(ToySource(config).batches(ingest.plan(config).shards[0]))
+    return next(ToySource(config).batches(planning.plan(config).shards[0]))
 
 
 def fresh(count, audit=False):

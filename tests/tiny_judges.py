@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from l2i_builder import layers
-from l2i_builder.backbone import make_backbone
-from l2i_builder.judge import Extractor
-from l2i_builder.weights import file_sha256
+from l2i_builder.judge.backbone import make_backbone
+from l2i_builder.judge.judges import Extractor
+from l2i_builder.weights.registry import file_sha256
 
 BACKBONE = "test_efficientnet"  # timm's model for tests, 0.1 M parameters
 

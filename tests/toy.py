@@ -13,11 +13,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from l2i_builder import stages
-from l2i_builder.cluster import Parts
 from l2i_builder.config import Config
 from l2i_builder.configfile import load_config
 from l2i_builder.errors import WeightsError
-from l2i_builder.ingest import read_rows
+from l2i_builder.ingest.planning import read_rows
+from l2i_builder.run.cluster import Parts
 from l2i_builder.sample import Batch, Reason, key_fraction
 
 SIDE = 64

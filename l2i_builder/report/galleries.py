@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from l2i_builder import storage
 from l2i_builder.errors import OutputError
-from l2i_builder.manifest import shard_name
+from l2i_builder.output.manifest import shard_name
 from l2i_builder.sample import UNKNOWN, Reason, key_fraction
 
 MAX_SHARDS = 64  # shards whose previews are looked at: reading tens of thousands of tars would take hours

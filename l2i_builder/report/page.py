@@ -12,7 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from l2i_builder import storage
-from l2i_builder.manifest import shard_name
+from l2i_builder.output.manifest import shard_name
 from l2i_builder.report import text
 from l2i_builder.report.aggregate import COLUMNS, Aggregate
 from l2i_builder.report.charts import make_charts

@@ -13,12 +13,13 @@ from typing import Any, TypeVar
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from l2i_builder import manifest, storage
+from l2i_builder import storage
 from l2i_builder.config import Config
 from l2i_builder.errors import L2IError, MetadataError, OutputError
-from l2i_builder.ingest import InputPlan
-from l2i_builder.ledger import read_ledger
-from l2i_builder.manifest import RunManifest, ShardManifest
+from l2i_builder.ingest.planning import InputPlan
+from l2i_builder.output import manifest
+from l2i_builder.output.ledger import read_ledger
+from l2i_builder.output.manifest import RunManifest, ShardManifest
 
 Item = TypeVar("Item")
 _HOST = r"^[A-Za-z][A-Za-z0-9+.\-]*://(?:[^/?#@]*@)?(?P<host>\[[^\]/?#]*\]|[^/?#:]+)"

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from l2i_builder.errors import WeightsError
-from l2i_builder.judge import load_head
+from l2i_builder.judge.judges import load_head
 from l2i_builder.report.run import Run, ahead, ledger_of
 from l2i_builder.sample import UNKNOWN, Reason
 

@@ -12,8 +12,8 @@ from tiny_judges import BACKBONE, tiny_backbone
 
 from classifiers import bootstrap
 from classifiers.features import Labelled
-from l2i_builder.backbone import make_backbone
-from l2i_builder.inpaint import TeleaInpainter
+from l2i_builder.inpaint.inpainter import TeleaInpainter
+from l2i_builder.judge.backbone import make_backbone
 
 pytestmark = pytest.mark.slow
 

@@ -12,11 +12,11 @@ import pytest
 
 from classifiers.evaluate import Judged, judge_masks, summary, true_pairs
 from classifiers.scenes import SIDE
-from l2i_builder import weights
 from l2i_builder.config import Judge, Segment
 from l2i_builder.errors import MetadataError
-from l2i_builder.judge import make_mask_judge
-from l2i_builder.segment import make_segmenter
+from l2i_builder.judge.judges import make_mask_judge
+from l2i_builder.segment.segmenter import make_segmenter
+from l2i_builder.weights import registry
 
 SHARED = Path(os.environ.get("L2I_SHARED_DATA", Path(__file__).parents[3] / "shared" / "data"))
 ECSSD = SHARED / "ecssd-300"
@@ -25,7 +25,7 @@ ECSSD = SHARED / "ecssd-300"
 @pytest.mark.slow
 @pytest.mark.skipif(not ECSSD.is_dir(), reason="runs where L2I_SHARED_DATA has ecssd-300 (photographs and true masks)")
 @pytest.mark.skipif(
-    not all(weights.cached(name) for name in ("u2netp", "efficientnet_lite0")),
+    not all(registry.cached(name) for name in ("u2netp", "efficientnet_lite0")),
     reason="runs when `l2i weights pull u2netp efficientnet_lite0` has been run",
 )
 def test_the_shipped_filter_ranks_masks_by_their_true_quality() -> None:

@@ -9,7 +9,7 @@ from toy_scene import ground, pictures, scene
 
 from classifiers.inpainting_labels import WRONG, distance, fills_of, near, true_fill, view
 from l2i_builder import layers
-from l2i_builder.judge_features import Maps
+from l2i_builder.judge.features import Maps
 
 TOY = scene()
 HOLE = layers.hole(TOY.alpha, 0.1, 9)

@@ -16,11 +16,11 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from l2i_builder import ingest
 from l2i_builder.configfile import load_config
 from l2i_builder.errors import MetadataError
+from l2i_builder.ingest import planning
 from l2i_builder.sample import Reason
-from l2i_builder.source import make_source
+from l2i_builder.source.source import make_source
 from pipelines import sample_laion
 from pipelines.sample_laion import SampleWeb, photos
 from pipelines.sample_laion.metadata import SCHEMA, write_metadata
@@ -350,7 +350,7 @@ def test_the_source_ends_every_row_as_expected(sample: Path, tmp_path: Path) -> 
         overrides = [f"fetch.connect_to={web.connect_to}", "image.size=64"]
         config = load_config(None, overrides, metadata=str(tmp_path / "metadata.parquet"))
         source = make_source(config)
-        rows = [row for shard in ingest.plan(config).shards for batch in source.batches(shard) for row in batch.rows]
+        rows = [row for shard in planning.plan(config).shards for batch in source.batches(shard) for row in batch.rows]
 
     wanted = [reason for reason, stays in zip(expected, local, strict=True) if stays]
     ended = [(row.url, row.reason, row.detail) for row in rows]

@@ -12,13 +12,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from l2i_builder import storage
-from l2i_builder.commit import commit_shard
 from l2i_builder.config import Config, Previews
-from l2i_builder.ingest import InputPlan, InputShard, plan, read_rows
-from l2i_builder.manifest import RunManifest, claim
+from l2i_builder.ingest.planning import InputPlan, InputShard, plan, read_rows
+from l2i_builder.output.commit import commit_shard
+from l2i_builder.output.manifest import RunManifest, claim
+from l2i_builder.output.shards import MEMBERS
 from l2i_builder.report.strip import make_strip
 from l2i_builder.sample import Batch, Reason, Row
-from l2i_builder.shards import MEMBERS
 
 MASK_THRESHOLD, INPAINTING_THRESHOLD = 0.437, 0.55
 BATCH = 50  # rows

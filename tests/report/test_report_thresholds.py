@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from synthetic_run import write_run
 
-from l2i_builder.judge import load_head
-from l2i_builder.manifest import RunManifest
+from l2i_builder.judge.judges import load_head
+from l2i_builder.output.manifest import RunManifest
 from l2i_builder.report import write_report
 from l2i_builder.report.run import Run, open_run
 from l2i_builder.report.thresholds import Threshold, _between, thresholds

@@ -1,0 +1,1 @@
+"""From a body to an upright sRGB square, in child processes."""

@@ -1,0 +1,1 @@
+"""Metadata in: which rows there are, and in which input shard."""

@@ -1,0 +1,1 @@
+"""The two quality filters at work: features, heads, scores."""

@@ -1,0 +1,1 @@
+"""What a run leaves: shards, ledgers, manifests, and the proof that they are whole."""

@@ -1,0 +1,154 @@
+"""Proof that an output folder is complete and undamaged: every input row accounted for, every file as written."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+
+from l2i_builder import storage
+from l2i_builder.errors import L2IError
+from l2i_builder.ingest.planning import InputPlan
+from l2i_builder.output.manifest import FOLDER, PENDING, RUN_FILE, RunManifest, finished, shard_name
+from l2i_builder.output.shards import wids_index
+from l2i_builder.output.verify_shard import Finding, ShardCheck, check_shard
+
+FOLDERS = {
+    "shards": ".tar",
+    "audit": ".tar",
+    "previews": ".tar",
+    "ledger": ".parquet",
+    "stats": ".json",
+    FOLDER: ".json",
+}
+# Files of the top folder that belong there: the run's own, and those of publishing.
+TOP = {RUN_FILE, "input.json", "index.json", "report.html", "report.json"}
+TOP |= {"README.md", "SHA256SUMS", "croissant.json", "LICENSE", ".gitattributes"}
+
+Progress = Callable[[int, int], None]
+
+
+def verify(out: str, deep: bool = False, progress: Progress | None = None) -> list[Finding]:
+    """Check an output folder; return what is wrong, [] if it is complete and undamaged.
+
+    Every finished shard: rows and reasons add up to the input plan's, files have the size and digest of the
+    manifest, ledger and tar hold the same samples in the same order, no sample is kept twice. ``deep`` decodes
+    every sample too and checks its layers and facts. ``progress`` is called with shards done and in all.
+    Damage is a finding, never an exception.
+    """
+    findings: list[Finding] = []
+    run, plan = _read_run(out, findings)
+    if run is None or plan is None:
+        return findings
+    planned = {shard.number: shard for shard in plan.shards}
+    done = finished(out)
+    findings += _unfinished(done, set(planned))
+    findings += _pending(out)
+    numbers = sorted(done & set(planned))
+
+    def check(number: int) -> ShardCheck:
+        return check_shard(out, planned[number], run, deep)
+
+    keys: list[np.ndarray] = []
+    rows = 0
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        for count, result in enumerate(pool.map(check, numbers), start=1):
+            findings += result.findings
+            keys.append(result.keys)
+            rows += result.rows
+            if progress:
+                progress(count, len(numbers))
+    if done == set(planned) and rows != plan.rows:
+        what = f"the ledgers account for {rows} rows, the input has {plan.rows}"
+        findings.append(Finding("input.json", what, "Mend what is listed above, then verify again."))
+    findings += _kept_twice(numbers, keys)
+    findings += _index(out)
+    findings += _foreign(out, set(planned))
+    return findings
+
+
+def _read_run(out: str, findings: list[Finding]) -> tuple[RunManifest | None, InputPlan | None]:
+    run = plan = None
+    try:
+        run = RunManifest.from_json(storage.read_bytes(storage.join(out, RUN_FILE)), RUN_FILE)
+    except L2IError as error:
+        findings.append(Finding.of(RUN_FILE, error))
+    try:
+        plan = InputPlan.from_json(storage.read_bytes(storage.join(out, "input.json")))
+    except L2IError as error:
+        findings.append(Finding.of("input.json", error))
+    if run and plan and run.input != plan.digest:
+        advice = "Restore both files from one run, or build into another folder."
+        findings.append(Finding("input.json", "it is not the input that run.json names", advice))
+    return run, plan
+
+
+def _unfinished(done: set[int], planned: set[int]) -> Iterator[Finding]:
+    missing, extra = sorted(planned - done), sorted(done - planned)
+    if missing:
+        shown = ", ".join(shard_name(number) for number in missing[:20])
+        more = f" and {len(missing) - 20} more" if len(missing) > 20 else ""
+        what = f"{len(missing)} of {len(planned)} shards are not finished: {shown}{more}"
+        yield Finding(FOLDER, what, "Run the build again: it goes on with these.")
+    for number in extra:
+        advice = "It belongs to another run: delete the shard's files."
+        yield Finding(f"{FOLDER}/{shard_name(number)}.json", "the input plan has no such shard", advice)
+
+
+def _pending(out: str) -> Iterator[Finding]:
+    """Find what an interrupted ``--retry-failed`` left: finished shards that are not in their place yet."""
+    waiting = sorted(finished(storage.join(out, PENDING)))
+    if waiting:
+        shown = ", ".join(shard_name(number) for number in waiting[:20])
+        what = f"{len(waiting)} shards of an interrupted retry are not in their place yet: {shown}"
+        yield Finding(PENDING, what, "Run the build again: it moves them.")
+
+
+def _kept_twice(numbers: list[int], keys: list[np.ndarray]) -> Iterator[Finding]:
+    """Find samples kept by more than one shard. keys: per shard, uint64 [kept], the first half of each key."""
+    if not keys:
+        return
+    every = np.concatenate(keys)
+    owner = np.repeat(np.asarray(numbers), [len(part) for part in keys])
+    order = np.argsort(every, kind="stable")
+    every, owner = every[order], owner[order]
+    twice = np.flatnonzero(every[1:] == every[:-1])
+    if len(twice):
+        examples = "; ".join(
+            f"{int(every[i]):016x}... in {shard_name(owner[i])} and {shard_name(owner[i + 1])}" for i in twice[:5]
+        )
+        what = f"{len(twice)} samples are kept more than once: {examples}"
+        advice = "The metadata list these pairs repeatedly: drop repeated keys when loading, or from the metadata."
+        yield Finding("ledger", what, advice, serious=False)
+
+
+def _index(out: str) -> Iterator[Finding]:
+    url = storage.join(out, "index.json")
+    try:
+        if storage.read_bytes(url) == wids_index(out):
+            return
+        what = "it does not list the shards that are there"
+    except L2IError as error:
+        what = str(error).rpartition(". ")[0]
+    yield Finding("index.json", what, "Run the build again: it is written anew.")
+
+
+def _foreign(out: str, planned: set[int]) -> Iterator[Finding]:
+    """Find files that no run writes, and leftovers of commits that were killed."""
+    for name in storage.list_names(out):
+        if name not in TOP:
+            yield _stray(name)
+    for folder, suffix in FOLDERS.items():
+        for name in storage.list_names(storage.join(out, folder)):
+            stem = name.removesuffix(suffix)
+            known = name.endswith(suffix) and stem.isdecimal() and name == f"{shard_name(int(stem))}{suffix}"
+            if not known or (int(stem) not in planned and folder != FOLDER):
+                yield _stray(f"{folder}/{name}")
+
+
+def _stray(file: str) -> Finding:
+    if file.endswith(".tmp"):
+        return Finding(file, "left behind by a commit that was killed", "Delete it when no build runs.", serious=False)
+    return Finding(file, "no run writes such a file", "Move it elsewhere or delete it.", serious=False)

@@ -1,0 +1,1 @@
+"""A run from plan to report: on Ray or inline, again, and its cost."""

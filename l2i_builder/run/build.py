@@ -1,0 +1,163 @@
+"""The main job: plan, claim the output, run what is not finished, index, report."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rich.console import Console
+
+from l2i_builder import storage
+from l2i_builder.config import Config
+from l2i_builder.errors import ConfigError, ShardsFailedError
+from l2i_builder.ingest import planning
+from l2i_builder.ingest.planning import InputPlan, InputShard
+from l2i_builder.output import manifest
+from l2i_builder.output.shards import wids_index
+from l2i_builder.run.cluster import Parts
+from l2i_builder.run.progress import ConsoleProgress
+from l2i_builder.run.retry import recover, retry_parts, retryable
+
+WITHOUT_WEIGHTS = {"patchmatch", "telea"}
+
+
+@dataclass
+class Result:
+    """What ``build`` leaves behind. ``failed``: shard name -> error, for shards that failed every attempt."""
+
+    out: str
+    report: str
+    shards: int
+    skipped: int  # finished by an earlier run
+    failed: dict[str, str] = field(default_factory=dict)
+
+
+def build(config: Config, console: Console | None = None, inline: bool = False, retry_failed: bool = False) -> Result:
+    """Build the dataset that ``config`` describes into ``config.out``; finished shards are skipped.
+
+    inline: run in this process, without Ray. retry_failed: also fetch again the rows of finished shards whose
+    failure was transient.
+
+    Raises L2IError subclasses: ConfigError (also where the folder belongs to another configuration),
+    MetadataError, WeightsError, ClusterError, OutputError; ShardsFailedError at the end where shards failed
+    every attempt (all others are complete). KeyboardInterrupt leaves finished shards; run again to go on.
+    """
+    console = console or Console(stderr=True)
+    config = absolute(config)
+    if config.out.startswith("memory://") and not inline:
+        raise ConfigError("memory:// lives in one process and cannot be shared with Ray's actors; add --inline.")
+    plan = planning.plan(config)
+    run = claim(config, plan)
+    recover(config.out)
+    again = retryable(config.out, plan) if retry_failed else []
+    done = manifest.finished(config.out)
+    todo = [shard for shard in plan.shards if shard.number not in done]
+    if len(todo) < len(plan.shards):
+        console.print(f"{len(plan.shards) - len(todo):,} of {len(plan.shards):,} shards are finished and skipped")
+    failed = run_shards(config, todo, run.digest, console, inline) if todo else {}
+    if retry_failed:
+        console.print(f"{len(again):,} finished shards hold rows whose failure was transient")
+        if again:
+            failed |= run_shards(config, again, run.digest, console, inline, retry_parts(config))
+    result = finish(config, plan, failed)
+    result.skipped = len(plan.shards) - len(todo)
+    if failed:
+        listed = "\n  ".join(f"{name}: {error}" for name, error in sorted(failed.items())[:20])
+        raise ShardsFailedError(
+            f"{len(failed)} of {len(plan.shards)} shards failed every attempt; run again to retry them:\n  {listed}"
+        )
+    return result
+
+
+def claim(config: Config, plan: InputPlan) -> manifest.RunManifest:
+    """Bind the output folder to this configuration, input and weights; weights are fetched and checked here."""
+    run = manifest.RunManifest.of(config, plan.digest, weight_digests(config))
+    manifest.claim(config.out, run)
+    storage.write_bytes(storage.join(config.out, "input.json"), plan.to_json())
+    return run
+
+
+def weight_digests(config: Config) -> dict[str, str]:
+    """Return the SHA-256 of everything learned that the run uses, fetching what this machine lacks.
+
+    Raises WeightsError on a digest that differs, before anything else is downloaded.
+    """
+    from l2i_builder.judge.judges import load_head
+    from l2i_builder.weights.registry import file_sha256, resolve
+
+    digests = {}
+    for stage, section in (("segment", config.segment), ("inpaint", config.inpaint)):
+        if section.backend not in WITHOUT_WEIGHTS:
+            path = resolve(section.weights or section.backend, section.sha256)
+            digests[f"{stage}: {section.weights or section.backend}"] = file_sha256(path)
+    for task, judge in (("mask", config.judge.mask), ("inpainting", config.judge.inpainting)):
+        if judge.enabled:
+            head = load_head(judge.head, task)
+            digests[f"judge {task}: {head.card['name']}"] = head.digest
+            digests[f"judge {task}: {head.card['backbone']['name']}"] = head.card["backbone"]["sha256"]
+    return digests
+
+
+def run_shards(
+    config: Config,
+    todo: list[InputShard],
+    run_digest: str,
+    console: Console,
+    inline: bool = False,
+    parts: Parts | None = None,
+) -> dict[str, str]:
+    """Run shards on Ray, or inline. Returns those that failed every attempt, with the last error."""
+    with ConsoleProgress(console, sum(shard.rows for shard in todo), len(todo)) as progress:
+        if inline:
+            from l2i_builder.run.inline import run_inline
+
+            run_inline(config, todo, run_digest, progress, parts)
+            return {}
+        return _run_on_ray(config, todo, run_digest, progress, parts)
+
+
+def _run_on_ray(
+    config: Config, todo: list[InputShard], run_digest: str, progress: ConsoleProgress, parts: Parts | None
+) -> dict[str, str]:
+    import ray
+
+    from l2i_builder.run import cluster
+    from l2i_builder.run.resources import plan_layout
+
+    resources = cluster.start_ray(config)
+    try:
+        cluster.check_shared_output(config.out)
+        layout = plan_layout(config, resources)
+
+        async def drive() -> cluster.Outcome:
+            task = asyncio.current_task()
+            for number in (signal.SIGINT, signal.SIGTERM):
+                asyncio.get_running_loop().add_signal_handler(number, task.cancel)  # type: ignore[union-attr]
+            return await cluster.Driver(config, layout, run_digest, progress, parts).run(todo)
+
+        try:
+            return asyncio.run(drive()).failed
+        except asyncio.CancelledError:
+            raise KeyboardInterrupt from None
+    finally:
+        ray.shutdown()
+
+
+def finish(config: Config, plan: InputPlan, failed: dict[str, str]) -> Result:
+    """Write the index and the report over everything committed so far."""
+    from l2i_builder.report import write_report
+
+    storage.write_bytes(storage.join(config.out, "index.json"), wids_index(config.out))
+    return Result(config.out, write_report(config.out), len(plan.shards), 0, failed)
+
+
+def absolute(config: Config) -> Config:
+    """Local paths made absolute: actors live in other working directories."""
+    if not config.metadata or not config.out:
+        missing = "metadata" if not config.metadata else "out"
+        raise ConfigError(f"{missing} is not set: give --{missing}, or {missing}: in the configuration.")
+    paths = {name: getattr(config, name) for name in ("metadata", "out")}
+    local = {name: str(Path(path).expanduser().absolute()) for name, path in paths.items() if "://" not in path}
+    return config.model_copy(update=local)

@@ -1,0 +1,281 @@
+"""The run on Ray: a source pool, a pool per stage group, and one asyncio driver.
+
+    source.stream(shard) --ref--> group 1 --ref--> group 2 ... --refs--> commit(shard)
+
+Only object refs and counts pass through the driver; pixels stay in the object store. One input shard is one
+attempt and one atomic commit: an attempt that fails is cancelled as a whole and leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol
+
+import ray
+from ray.exceptions import RayError, RayTaskError
+
+from l2i_builder.config import Config, Group
+from l2i_builder.errors import ClusterError, L2IError
+from l2i_builder.ingest.planning import InputShard
+from l2i_builder.output.commit import commit_shard
+from l2i_builder.output.manifest import ShardManifest
+from l2i_builder.run.pool import Pool
+from l2i_builder.run.progress import Progress
+from l2i_builder.run.resources import Layout
+from l2i_builder.sample import Batch
+
+if TYPE_CHECKING:
+    from l2i_builder.stages import Stage
+
+RETRY_PAUSE = 0.5  # seconds before the second attempt at a shard; doubles
+
+
+class StageWorker:
+    """An actor that runs a group of stages on batches. ``make()`` loads them, inside the actor."""
+
+    def __init__(self, make: Callable[[], Sequence[Stage]], threads: int) -> None:
+        self.make, self.threads = make, threads
+        self.stages: Sequence[Stage] | None = None
+
+    def ready(self) -> str:
+        """Load the models on the first call. Returns the id of the node this actor lives on."""
+        if self.stages is None:
+            os.environ["OMP_NUM_THREADS"] = str(self.threads)
+            self.stages = self.make()
+        return ray.get_runtime_context().get_node_id()
+
+    def run(self, batch: Batch) -> tuple[Batch, dict[str, int]]:
+        from l2i_builder.stages import run_stages
+
+        self.ready()  # an actor Ray restarted has forgotten its models
+        batch = run_stages(self.stages or (), batch)
+        return batch, {"rows": len(batch.rows), "kept": sum(row.kept for row in batch.rows)}
+
+
+class SourceWorker:
+    """An actor that fetches and decodes input shards. ``make()`` gives the source, inside the actor."""
+
+    def __init__(self, make: Callable[[], BatchSource]) -> None:
+        self.make = make
+        self.source: BatchSource | None = None
+
+    def ready(self) -> str:
+        self.source = self.source or self.make()
+        return ray.get_runtime_context().get_node_id()
+
+    def stream(self, shard: InputShard) -> Iterator[Batch]:
+        self.ready()
+        assert self.source is not None
+        yield from self.source.batches(shard)
+
+
+class BatchSource(Protocol):
+    """What a source actor streams from."""
+
+    def batches(self, shard: InputShard) -> Iterator[Batch]: ...
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What the actors run: picklable makers, called inside them.
+
+    stages gets names, device and threads; commit is ``commit_shard`` or another with its arguments.
+    """
+
+    source: Callable[[], BatchSource]
+    stages: Callable[[Sequence[str], str, int], Sequence[Stage]]
+    commit: Callable[..., ShardManifest] = commit_shard
+
+    @classmethod
+    def of(cls, config: Config) -> Parts:
+        """The real ones."""
+        return cls(partial(_make_source, config), partial(_make_stages, config))
+
+
+def _make_source(config: Config) -> BatchSource:
+    from l2i_builder.source.source import make_source
+
+    return make_source(config)
+
+
+def _make_stages(config: Config, names: Sequence[str], device: str, threads: int) -> Sequence[Stage]:
+    from l2i_builder.stages import make_stages
+
+    return make_stages(names, config, device, threads)
+
+
+def _commit(
+    commit: Callable[..., ShardManifest], shard: InputShard, config: Config, stats: dict, digest: str, *batches: Batch
+) -> ShardManifest:
+    return commit(config.out, shard, config, batches, stats, digest)
+
+
+@dataclass
+class Outcome:
+    """What a run did: shards finished by it, and those that failed every attempt, with the last error."""
+
+    finished: list[ShardManifest] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)  # shard name -> error
+    restarts: int = 0  # actors that died and came back
+
+
+class Driver:
+    """Runs input shards through the pools. Make it inside a running event loop, after ``start_ray``."""
+
+    def __init__(
+        self, config: Config, layout: Layout, run_digest: str, progress: Progress, parts: Parts | None = None
+    ) -> None:
+        self.config, self.run_digest, self.progress = config, run_digest, progress
+        parts = parts or Parts.of(config)
+        timeout = config.cluster.call_timeout
+        source = _actor(SourceWorker, cpus=layout.fetcher_cpus)
+        self.source = Pool("fetch", lambda: source.remote(parts.source), layout.fetchers, 1, timeout)
+        self.groups = [_group_pool(group, parts, timeout) for group in layout.groups]
+        self.window = asyncio.Semaphore(layout.window)
+        self.open_shards = asyncio.Semaphore(layout.shards_in_flight)
+        # A commit takes no CPU: on a full cluster it would wait for actors that wait for it.
+        self.commit = partial(ray.remote(num_cpus=0, max_retries=3)(_commit).remote, parts.commit)
+        self.outcome = Outcome()
+
+    async def run(self, shards: Sequence[InputShard]) -> Outcome:
+        """Run the shards; returns when each is committed or has failed. Raises what the user must mend."""
+        pools = [self.source, *self.groups]
+        todo = iter(shards)
+        workers = [asyncio.create_task(self._work(todo)) for _ in range(min(len(shards), self.open_shards._value))]
+        everything: asyncio.Future[Any] = asyncio.gather(*workers)
+        try:
+            await asyncio.wait([everything, *(pool.fatal for pool in pools)], return_when=asyncio.FIRST_COMPLETED)
+            for pool in pools:
+                if pool.fatal.done():
+                    pool.fatal.result()
+            await everything
+        finally:
+            everything.cancel()
+            await asyncio.gather(everything, *workers, return_exceptions=True)
+            self.outcome.restarts = sum(pool.restarts for pool in pools)
+            for pool in pools:
+                pool.close()
+        return self.outcome
+
+    async def _work(self, todo: Iterator[InputShard]) -> None:
+        for shard in todo:
+            await self._shard(shard)
+
+    async def _shard(self, shard: InputShard) -> None:
+        attempts = self.config.cluster.attempts
+        for attempt in range(1, attempts + 1):
+            counted = {"rows": 0, "kept": 0}
+            try:
+                manifest = await self._attempt(shard, attempt, counted)
+            except (RayError, ClusterError) as error:
+                self.progress.undo(**counted)
+                cause = error.cause if isinstance(error, RayTaskError) and error.cause else error
+                if isinstance(cause, L2IError) and not isinstance(cause, ClusterError):
+                    raise cause from None  # a full disk, a changed file: no attempt can mend it
+                text = " ".join(str(cause).split())[:300]
+                self.progress.note(f"shard {shard.name}: attempt {attempt} of {attempts} failed: {text}")
+                self.outcome.failed[shard.name] = f"{type(cause).__name__}: {text}"
+                await asyncio.sleep(RETRY_PAUSE * 2 ** (attempt - 1))
+            else:
+                self.outcome.failed.pop(shard.name, None)
+                self.outcome.finished.append(manifest)
+                self.progress.shard_done(manifest)
+                return
+
+    async def _attempt(self, shard: InputShard, attempt: int, counted: dict[str, int]) -> ShardManifest:
+        parts: list[asyncio.Task[Any]] = []
+        started = time.time()
+        try:
+            async with aclosing(self.source.stream(shard)) as refs:
+                async for ref, node in refs:
+                    await self.window.acquire()
+                    parts.append(asyncio.create_task(self._batch(ref, node, counted)))
+                    parts[-1].add_done_callback(lambda _: self.window.release())
+                    del ref
+                    for part in parts:
+                        if part.done():
+                            part.result()  # a failure ends the attempt at once
+            batches = await asyncio.gather(*parts)
+            stats = {"attempt": attempt, "start_time": started}
+            return await self.commit(shard, self.config, stats, self.run_digest, *batches)
+        except BaseException:
+            for part in parts:
+                part.cancel()
+            await asyncio.gather(*parts, return_exceptions=True)
+            raise
+
+    async def _batch(self, ref: Any, node: str, counted: dict[str, int]) -> Any:
+        summary: dict[str, int] = {}
+        for pool in self.groups:
+            ref, summary = await pool.call(ref, node)
+        for name, value in summary.items():
+            counted[name] += value
+        self.progress.rows(**summary)
+        return ref
+
+
+def start_ray(config: Config) -> dict[str, float]:
+    """Connect to ``cluster.address`` or RAY_ADDRESS, or start a local Ray. Returns the cluster's resources.
+
+    Raises ClusterError where none can be reached. Quiet: the driver draws what there is to see.
+    """
+    address = config.cluster.address or os.environ.get("RAY_ADDRESS", "")
+    if address.startswith("ray://"):
+        raise ClusterError(
+            f"{address} is a Ray Client address, which cannot stream. Run the build on the cluster: `ray job submit -- "
+            "l2i build ...`, or on its head node with RAY_ADDRESS=auto."
+        )
+    quiet: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False, "include_dashboard": False}
+    if address:
+        quiet.pop("include_dashboard")
+        quiet["address"] = address
+    else:
+        import psutil
+
+        store = config.cluster.object_store_gb * 2**30 or min(4 * 2**30, 0.15 * psutil.virtual_memory().total)
+        quiet |= {"num_cpus": config.cluster.cpus or None, "object_store_memory": int(max(store, 2**28))}
+    try:
+        ray.init(**quiet)
+    except (ConnectionError, RuntimeError, ValueError, TimeoutError, OSError) as error:
+        where = f"the Ray cluster at {address}" if address else "a local Ray"
+        raise ClusterError(f"Cannot start {where}: {error}") from error
+    return ray.cluster_resources()
+
+
+def check_shared_output(out: str) -> None:
+    """Raise ClusterError where a node of the cluster does not see the output folder, which must hold run.json."""
+    nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
+    if "://" in out or len(nodes) < 2:
+        return
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    sees = ray.remote(num_cpus=0)(os.path.exists)
+    marks = [
+        sees.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(f"{out}/run.json")
+        for node in nodes
+    ]
+    if not all(ray.get(marks)):
+        raise ClusterError(
+            f"{out} is a local folder that not all {len(nodes)} nodes share. Give OUT as a URL (s3://...) or on a "
+            "network file system."
+        )
+
+
+def _actor(kind: type, cpus: float, gpus: float = 0, memory_gb: float = 0) -> Any:
+    options: dict[str, Any] = {"num_cpus": cpus, "num_gpus": gpus, "scheduling_strategy": "SPREAD"}
+    if memory_gb:
+        options["memory"] = int(memory_gb * 2**30)
+    return ray.remote(max_restarts=-1, max_task_retries=0, **options)(kind)
+
+
+def _group_pool(group: Group, parts: Parts, timeout: float) -> Pool:
+    worker = _actor(StageWorker, group.cpus, group.gpus, group.memory_gb)
+    threads = max(1, int(group.cpus))
+    make = partial(parts.stages, group.stages, "cuda" if group.gpus else "cpu", threads)
+    return Pool("+".join(group.stages), lambda: worker.remote(make, threads), group.actors, group.slots, timeout)

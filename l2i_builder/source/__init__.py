@@ -1,0 +1,1 @@
+"""Input shards in, batches of decoded rows out."""

@@ -1,0 +1,412 @@
+"""What may be fetched: which addresses are public, which URLs are requested and how, what a look-up may answer."""
+
+import asyncio
+import socket
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from test_addresses import PRIVATE_V4, embeddings
+
+from l2i_builder.errors import ConfigError
+from l2i_builder.fetch import guard as guard_module
+from l2i_builder.fetch.guard import BlockedAddress, Guard, Refusal, check_url, is_public, redact
+from l2i_builder.sample import Reason
+
+REFUSED_URLS = {
+    Reason.BAD_SCHEME: [
+        "file:///etc/passwd",
+        "FILE:///etc/passwd",
+        "data:image/png;base64,iVBORw0KGgo=",
+        "data:image/png;base64," + "A" * 100_000,
+        "ftp://example.com/a.jpg",
+        "gopher://example.com:70/_x",
+        "javascript:alert(1)",
+        "blob:https://example.com/1",
+        "ws://example.com/",
+        "localhost:8080/a.jpg",
+    ],
+    Reason.BAD_URL: [
+        "",
+        "   ",
+        "/a.jpg",
+        "example.com/a.jpg",
+        "//example.com/a.jpg",
+        "http:",
+        "http://",
+        "http:///a.jpg",
+        "http:example.com/a.jpg",
+        "http:/example.com/a.jpg",
+        "https://?a=b",
+        "http://:80/",
+        "http://example.com/" + "a" * 8192,
+        "http://example.com/" + "é" * 4096,  # 8,211 bytes in UTF-8
+        "http://example.com/a\r\nHost: evil",
+        "http://example.com/a\nb",
+        "http://example.com\r\n/",
+        "http://example.com/a\0.jpg",
+        "http://exam\0ple.com/",
+        "http://example.com/a\tb",
+        "http://example.com/a\x7f",
+        "\x00http://example.com/",
+        "http://example.com/\ud800.jpg",
+        "http://exa mple.com/",
+        "http://exa%6dple.com/",
+        "http://example..com/",
+        "http://.example.com/",
+        "http://-example.com/",
+        "http://" + "a" * 64 + ".com/",
+        "http://" + "a." * 127 + "com/",
+        "http://example.com:abc/",
+        "http://example.com:0/",
+        "http://example.com:65536/",
+        "http://example.com:-1/",
+        "http://example.com:٨٠/",
+        "http://example.com\\a/",
+        "http://[::1/",
+        "http://::1/",
+        "http://[::g]/",
+        "http://[]/",
+        "http://[1.2.3.4]/",
+        "http://256.1.1.1/",
+        "http://1.2.3.4.5/",
+        "http://1.2.3.999/",
+        "http://09.1.1.1/",
+        "http://example.1/",
+        "http://4294967296/",
+        "http://0x100000000/",
+        "http://134744072/",  # 8.8.8.8: public, but nobody writes it like this
+        "http://0x8.8.8.8/",
+        "http://8.8.8/",
+        "http://010.8.8.8/",  # octal or decimal? readers differ
+        "http://a\u202e.com/",
+        "http://xn--\u00fc.com/",
+    ],
+    Reason.URL_CREDENTIALS: [
+        "http://user:password@example.com/a.jpg",
+        "http://user@example.com/",
+        "http://:password@example.com/",
+        "http://@example.com/",
+        "https://user:p@ss@example.com/",
+        "http://example.com@127.0.0.1/",
+        "http://example.com\\@127.0.0.1/",
+        "http://example.com:80@169.254.169.254/",
+    ],
+    Reason.SSRF_BLOCKED: [
+        *(f"http://{ip}/" for ip in PRIVATE_V4),
+        *(f"http://[{ip}]/" for v4 in ("127.0.0.1", "169.254.169.254") for ip in embeddings(v4).values()),
+        "http://127.0.0.1:8080/a.jpg",
+        "http://127.0.0.1./",
+        "http://127.1/",
+        "http://127.0.1/",
+        "http://2130706433/",  # 127.0.0.1 in decimal
+        "http://0x7f000001/",
+        "http://0x7F.0.0.1/",
+        "http://0x7f.1/",
+        "http://0177.0.0.1/",
+        "http://017700000001/",
+        "http://2852039166/",  # 169.254.169.254
+        "http://0xa9fea9fe/",
+        "http://0/",
+        "http://0x/",
+        "http://１２７.０.０.１/",
+        "http://①②⑦.⓪.⓪.①/",
+        "http://127。0。0。1/",
+        "http://[::1]/",
+        "http://[0:0:0:0:0:0:0:1]:80/",
+        "http://[::]/",
+        "http://[fd00:ec2::254]/latest/",
+        "http://[fe80::1%25eth0]/",
+        "http://[FE80::1]/",
+    ],
+}
+
+
+class TestRefusedUrls:
+    @pytest.mark.parametrize(
+        ("url", "reason"), [(url, reason) for reason, urls in REFUSED_URLS.items() for url in urls], ids=ascii
+    )
+    def test_refused_for(self, url, reason):
+        with pytest.raises(Refusal) as refusal:
+            check_url(url, 8192)
+        assert refusal.value.reason is reason
+        assert refusal.value.detail
+        assert refusal.value.retry is None, "what is wrong with a URL stays wrong"
+
+    def test_the_longest_url_is_still_fetched(self):
+        url = "http://example.com/" + "a" * (8192 - 19)
+        assert str(check_url(url, 8192)) == url
+
+    def test_exempt_addresses_pass_by_exact_host_and_port(self):
+        assert str(check_url("http://127.0.0.1:8080/a", exempt={"127.0.0.1:8080"})) == "http://127.0.0.1:8080/a"
+        assert str(check_url("http://[::1]:8080/a", exempt={"[::1]:8080"})) == "http://[::1]:8080/a"
+        for url in ("http://127.0.0.1:8081/", "http://127.0.0.2:8080/", "http://2130706433:8080/"):
+            with pytest.raises(Refusal):
+                check_url(url, exempt={"127.0.0.1:8080"})
+
+    @given(st.text(max_size=60), st.sampled_from(["", "http://", "https://", "http://example.com/", "http://["]))
+    def test_nothing_but_a_refusal_is_raised(self, text, start):
+        try:
+            url = check_url(start + text)
+        except Refusal:
+            return
+        line = f"{url.raw_host} {url.raw_path_qs}"
+        assert line.isascii()
+        assert line.isprintable()
+        assert url.raw_path_qs.startswith("/")
+        assert " " not in url.raw_path_qs
+
+    @given(st.ip_addresses())
+    def test_an_address_passes_only_if_public(self, ip):
+        url = f"http://[{ip}]/" if ip.version == 6 else f"http://{ip}/"
+        if is_public(str(ip)):
+            assert check_url(url).raw_host == str(ip)
+        else:
+            with pytest.raises(Refusal, match="ssrf_blocked"):
+                check_url(url)
+
+
+class TestAcceptedUrls:
+    @pytest.mark.parametrize(
+        ("url", "requested"),
+        [
+            ("http://example.com", "http://example.com/"),
+            (" http://example.com/a.jpg ", "http://example.com/a.jpg"),
+            ("HTTP://EXAMPLE.com/A.jpg", "http://example.com/A.jpg"),
+            ("https://example.com:8443/a?b=c&d#e", "https://example.com:8443/a?b=c&d"),
+            ("http://example.com?a", "http://example.com/?a"),
+            ("http://example.com:/a", "http://example.com/a"),
+            ("http://example.com./a", "http://example.com./a"),
+            ("http://a_b.example.com/", "http://a_b.example.com/"),
+            ("http://1.1.1.1/a", "http://1.1.1.1/a"),
+            ("http://1e100.net/", "http://1e100.net/"),
+            ("http://[2606:4700::1111]:8080/a", "http://[2606:4700::1111]:8080/a"),
+            # escapes stay as they are: signatures are made over them
+            ("http://h.com/%7Ea%2fb%20c?d=%2B+%20", "http://h.com/%7Ea%2fb%20c?d=%2B+%20"),
+            ("http://h.com/100%", "http://h.com/100%"),
+            ("http://h.com/a/../b//c", "http://h.com/a/../b//c"),
+            ("http://h.com/a@2x.jpg?u=http://b@c/", "http://h.com/a@2x.jpg?u=http://b@c/"),
+            ("http://h.com/a[1].jpg?x[]=1|2", "http://h.com/a[1].jpg?x[]=1%7C2"),
+            # what a request line cannot hold is escaped
+            ("http://h.com/a b.jpg?q=c d", "http://h.com/a%20b.jpg?q=c%20d"),
+            ("http://h.com/é€.jpg?ü", "http://h.com/%C3%A9%E2%82%AC.jpg?%C3%BC"),
+            ('http://h.com/"<a>\\{b}`^', "http://h.com/%22%3Ca%3E%5C%7Bb%7D%60%5E"),
+            ("http://bücher.de/ü", "http://xn--bcher-kva.de/%C3%BC"),
+            ("http://例え.jp/", "http://xn--r8jz45g.jp/"),
+        ],
+    )
+    def test_requested_as(self, url, requested):
+        checked = check_url(url)
+        assert str(checked) == requested
+        assert checked.raw_path_qs == requested.split("/", 3)[3].join(["/", ""])
+
+
+class TestRedact:
+    @pytest.mark.parametrize(
+        ("url", "shown"),
+        [
+            ("http://user:password@example.com/a", "http://***@example.com/a"),
+            ("https://user@example.com", "https://***@example.com"),
+            ("http://u:p@ss@example.com/@b", "http://***@example.com/@b"),
+            ("http://u:pa/ss@example.com/", "http://***@example.com/"),
+            ("http://u:pa?ss#@example.com/", "http://***@example.com/"),
+            ("ftp://u:p@example.com/", "ftp://***@example.com/"),
+            ("u:p@example.com/", "***@example.com/"),
+            ("//u:p@example.com/", "//***@example.com/"),
+            (" HTTP://u:p@example.com/", " HTTP://***@example.com/"),
+            ("http:u:p@example.com/", "http:***@example.com/"),
+            ("http://example.com/a@2x.jpg", "http://example.com/a@2x.jpg"),
+            ("http://example.com:80/a@2x.jpg", "http://example.com:80/a@2x.jpg"),
+            ("http://example.com:/a@2x.jpg", "http://example.com:/a@2x.jpg"),
+            ("http://example.com?user=a@b.com", "http://example.com?user=a@b.com"),
+            ("http://[::1]:80/a@b", "http://[::1]:80/a@b"),
+            ("/a/b@c.jpg", "/a/b@c.jpg"),
+            ("", ""),
+        ],
+    )
+    def test_shows(self, url, shown):
+        assert redact(url) == shown
+        assert redact(shown) == shown
+
+    @given(st.from_regex(r"[a-z]{1,8}", fullmatch=True), st.from_regex(r"[!-~]{1,12}", fullmatch=True))
+    def test_hides_every_password(self, user, password):
+        secret = f"secret{password}"
+        assert "secret" not in redact(f"http://{user}:{secret}@example.com/")
+
+    @given(st.text(max_size=80))
+    def test_takes_any_text(self, text):
+        assert redact(redact(text)) == redact(text)
+
+
+def answers(*addresses: str | Exception):
+    """A look-up that answers the first call with the first argument, and so on."""
+    left = list(addresses)
+
+    async def lookup(host: str, port: int) -> list[str]:
+        answer = left.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer.split()
+
+    return lookup
+
+
+def resolve(guard: Guard, host: str = "example.com", port: int = 80) -> list[tuple[str, int]]:
+    return asyncio.run(guard.resolve(host, port))
+
+
+class TestLookUp:
+    def test_public_answers_are_handed_on(self):
+        guard = Guard(lookup=answers("8.8.8.8 2606:4700::1111"))
+        assert resolve(guard) == [("8.8.8.8", 80), ("2606:4700::1111", 80)]
+
+    @pytest.mark.parametrize(
+        "found", ["10.0.0.1", "8.8.8.8 10.0.0.1", "10.0.0.1 8.8.8.8", "8.8.8.8 ::1", "::ffff:127.0.0.1", "fe80::1%2"]
+    )
+    def test_one_private_answer_blocks_the_host(self, found):
+        with pytest.raises(Refusal) as refusal:
+            resolve(Guard(lookup=answers(found)))
+        assert refusal.value.reason is Reason.SSRF_BLOCKED
+
+    def test_an_answer_that_changes_is_judged_again(self, monkeypatch):
+        monkeypatch.setattr(guard_module, "_TTL", 0)
+        guard = Guard(lookup=answers("8.8.8.8", "127.0.0.1"))
+        assert resolve(guard) == [("8.8.8.8", 80)]
+        with pytest.raises(Refusal):
+            resolve(guard)
+
+    def test_those_who_ask_together_share_an_answer_and_may_leave_alone(self):
+        asked = []
+
+        async def slow(host: str, port: int) -> list[str]:
+            asked.append(host)
+            await asyncio.sleep(0.05)
+            return ["8.8.8.8"]
+
+        async def main() -> list[list[tuple[str, int]]]:
+            guard = Guard(lookup=slow)
+            first, second = (asyncio.create_task(guard.resolve("example.com", 80)) for _ in range(2))
+            await asyncio.sleep(0)
+            first.cancel()
+            return [await second, await guard.resolve("example.com", 80)]
+
+        assert asyncio.run(main()) == [[("8.8.8.8", 80)]] * 2
+        assert asked == ["example.com"]
+
+    def test_the_oldest_answers_are_forgotten(self, monkeypatch):
+        monkeypatch.setattr(guard_module, "_REMEMBERED", 2)
+        asked = []
+
+        async def lookup(host: str, port: int) -> list[str]:
+            asked.append(host)
+            return ["8.8.8.8"]
+
+        async def main() -> None:
+            guard = Guard(lookup=lookup)
+            for host in ("a.com", "b.com", "c.com", "c.com", "b.com", "a.com"):
+                await guard.resolve(host, 80)
+
+        asyncio.run(main())
+        assert asked == ["a.com", "b.com", "c.com", "a.com"]
+
+    @pytest.mark.parametrize(
+        ("error", "reason", "again"),
+        [
+            (socket.gaierror(socket.EAI_NONAME, "x"), Reason.DNS_ERROR, False),
+            (socket.gaierror(socket.EAI_AGAIN, "x"), Reason.DNS_ERROR, True),
+            (UnicodeError("label too long"), Reason.BAD_URL, False),
+        ],
+    )
+    def test_failures_have_a_reason(self, error, reason, again):
+        with pytest.raises(Refusal) as refusal:
+            resolve(Guard(lookup=answers(error)))
+        assert refusal.value.reason is reason
+        assert (refusal.value.retry is not None) == again
+
+    def test_no_answer_is_a_dns_error(self):
+        with pytest.raises(Refusal) as refusal:
+            resolve(Guard(lookup=answers("")))
+        assert refusal.value.reason is Reason.DNS_ERROR
+
+    def test_the_systems_resolver_is_asked_by_default(self):
+        async def ask() -> None:
+            guard = Guard()
+            try:
+                await guard.resolve("localhost", 80)
+            finally:
+                await guard.close()
+
+        with pytest.raises(Refusal) as refusal:
+            asyncio.run(ask())
+        assert refusal.value.reason is Reason.SSRF_BLOCKED
+
+
+class TestSockets:
+    def open(self, guard: Guard, address: str, port: int = 80) -> None:
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        place = (address, port, 0, 0) if ":" in address else (address, port)
+        guard.open_socket((family, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", place)).close()
+
+    def test_public_addresses_get_one(self):
+        self.open(Guard(lookup=answers()), "8.8.8.8")
+
+    @pytest.mark.parametrize("ip", ["127.0.0.1", "169.254.169.254", "10.1.1.1"])
+    def test_private_addresses_get_none(self, ip):
+        with pytest.raises(BlockedAddress):
+            self.open(Guard(lookup=answers()), ip)
+
+    def test_connect_to_opens_one_address_and_one_port(self):
+        guard = Guard({"photos.test": "127.0.0.1:8080"}, lookup=answers())
+        self.open(guard, "127.0.0.1", 8080)
+        for address, port in (("127.0.0.1", 8081), ("127.0.0.2", 8080)):
+            with pytest.raises(BlockedAddress):
+                self.open(guard, address, port)
+
+    def test_an_operators_proxy_may_be_private(self):
+        guard = Guard(trusted={"proxy.corp"}, lookup=answers("10.0.0.7", "10.0.0.7"))
+        assert resolve(guard, "proxy.corp", 3128) == [("10.0.0.7", 3128)]
+        self.open(guard, "10.0.0.7", 3128)
+        with pytest.raises(Refusal):  # under another name it stays private
+            resolve(guard, "evil.test", 3128)
+
+
+PINS = {"photos.test": "127.0.0.1:8080", "Other.test:81": "[::1]:8081", "127.0.0.1:9": "127.0.0.1:9"}
+
+
+class TestConnectTo:
+    @pytest.mark.parametrize(
+        ("host", "port", "pinned"),
+        [
+            ("photos.test", 80, ("127.0.0.1", 8080)),
+            ("photos.test", 443, ("127.0.0.1", 8080)),
+            ("photos.test.", 80, ("127.0.0.1", 8080)),
+            ("other.test", 81, ("::1", 8081)),
+            ("other.test", 80, None),
+            ("a.photos.test", 80, None),
+            ("photos.test.evil.com", 80, None),
+            ("127.0.0.1", 9, ("127.0.0.1", 9)),
+            ("127.0.0.1", 8080, None),
+        ],
+    )
+    def test_stands_for_exactly_that_host(self, host, port, pinned):
+        assert Guard(PINS, lookup=answers()).pinned(host, port) == pinned
+
+    def test_needs_no_look_up(self):
+        assert resolve(Guard(PINS, lookup=answers()), "photos.test") == [("127.0.0.1", 8080)]
+
+    @pytest.mark.parametrize(
+        "entry",
+        [
+            {"photos.test": "127.0.0.1"},
+            {"photos.test": "localhost:80"},
+            {"photos.test": "127.0.0.1:0"},
+            {"photos.test": "127.0.0.1:http"},
+            {"photos.test:99999": "127.0.0.1:80"},
+            {"127.0.0.1:80": "127.0.0.1:81"},
+            {"127.0.0.1": "127.0.0.1:80"},
+            {"10.0.0.1:80": "127.0.0.1:80"},
+        ],
+    )
+    def test_entries_that_cannot_be_used_are_named(self, entry):
+        with pytest.raises(ConfigError, match=r"fetch\.connect_to"):
+            Guard(entry)

@@ -1,0 +1,255 @@
+"""Inpainting: what is known stays, what is filled looks like its surroundings, and every run gives the same bytes."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from l2i_builder.config import Inpaint
+from l2i_builder.errors import ConfigError, WeightsError
+from l2i_builder.inpaint.detail import add_detail
+from l2i_builder.inpaint.inpainter import Inpainter, make_inpainter
+from l2i_builder.inpaint.patchmatch import even_seam
+from l2i_builder.weights.registry import file_sha256
+
+
+def texture(seed: int, height: int = 64, width: int = 64) -> np.ndarray:
+    """Diagonal stripes and fine grain over a gradient: uint8 [H, W, 3]."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:height, :width]
+    stripes = 60 * np.sin((x + y) * (0.5 + 0.1 * seed) * 64 / height) + 100 * y / height + 80
+    image = stripes[..., None] * (1.0, 0.8, 0.6) + rng.normal(0, 4, (height, width, 3))
+    return np.clip(image, 0, 255).astype(np.uint8)
+
+
+def disc(height: int = 64, width: int = 64, radius: int = 14) -> np.ndarray:
+    """A hole, bool [H, W]: a disc a little off the centre."""
+    hole = np.zeros((height, width), np.uint8)
+    cv2.circle(hole, (width // 2 - 3, height // 2 + 2), radius, 1, -1)
+    return hole.astype(bool)
+
+
+@pytest.fixture(scope="module")
+def lama_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A TorchScript module with LaMa's interface that fills with the mean colour of what is known, plus a ramp."""
+    import torch
+
+    class MeanFill(torch.nn.Module):
+        def forward(self, image: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+            assert image.shape[2] % 8 == 0
+            assert image.shape[3] % 8 == 0
+            known = 1 - mask
+            colour = (image * known).sum([2, 3], keepdim=True) / known.sum([2, 3], keepdim=True)
+            ramp = torch.linspace(0, 0.2, image.shape[3], device=image.device)
+            return image * known + (colour + ramp) * mask
+
+    path = tmp_path_factory.mktemp("lama") / "big-lama.pt"
+    with pytest.warns(FutureWarning):
+        torch.jit.script(MeanFill()).save(str(path))
+    return path
+
+
+@pytest.fixture(params=["patchmatch", "telea", "lama"])
+def inpainter(request: pytest.FixtureRequest) -> Inpainter:
+    if request.param == "lama":
+        return lama(request.getfixturevalue("lama_weights"))
+    return make_inpainter(Inpaint(backend=request.param))
+
+
+def lama(weights: Path, **keys: Any) -> Any:
+    return make_inpainter(Inpaint(backend="lama", weights=str(weights), sha256=file_sha256(weights), **keys))
+
+
+class TestEveryBackend:
+    def test_what_is_known_stays_and_what_is_not_is_filled(self, inpainter: Inpainter) -> None:
+        image, hole = texture(0), disc()
+        image[hole] = (255, 0, 255)
+        (filled,) = inpainter(image[None], hole[None])
+        assert filled.dtype == np.uint8
+        np.testing.assert_array_equal(filled[~hole], image[~hole])
+        red, green, blue = filled[hole].astype(int).T
+        assert (green > np.minimum(red, blue) - 60).all()  # the magenta is gone
+
+    def test_inputs_are_left_alone(self, inpainter: Inpainter) -> None:
+        images, holes = texture(0)[None], disc()[None]
+        before = images.copy(), holes.copy()
+        inpainter(images, holes)
+        np.testing.assert_array_equal(images, before[0])
+        np.testing.assert_array_equal(holes, before[1])
+
+    def test_a_result_depends_on_its_image_alone(self, inpainter: Inpainter) -> None:
+        images, holes = (
+            np.stack([texture(seed) for seed in range(4)]),
+            np.stack([disc(radius=r) for r in (9, 14, 4, 11)]),
+        )
+        forward = inpainter(images, holes)
+        np.testing.assert_array_equal(inpainter(images[::-1], holes[::-1])[::-1], forward)
+        for image, hole, filled in zip(images, holes, forward, strict=True):
+            np.testing.assert_array_equal(inpainter(image[None], hole[None])[0], filled)
+
+    def test_no_hole_changes_nothing(self, inpainter: Inpainter) -> None:
+        images = np.stack([texture(0), texture(1)])
+        holes = np.stack([np.zeros((64, 64), bool), disc()])
+        np.testing.assert_array_equal(inpainter(images, holes)[0], images[0])
+
+    def test_all_hole_becomes_the_mean_colour(self, inpainter: Inpainter) -> None:
+        image = texture(0)
+        (filled,) = inpainter(image[None], np.ones((1, 64, 64), bool))
+        expected = np.broadcast_to(np.rint(image.mean(axis=(0, 1))), image.shape)
+        np.testing.assert_array_equal(filled, expected)
+
+    def test_no_images_give_none(self, inpainter: Inpainter) -> None:
+        assert inpainter(np.empty((0, 64, 48, 3), np.uint8), np.empty((0, 64, 48), bool)).shape == (0, 64, 48, 3)
+
+    def test_it_names_what_made_the_pixels(self, inpainter: Inpainter) -> None:
+        assert inpainter.digest
+
+
+class TestPatchmatch:
+    def make(self, seed: int = 0, **keys: Any) -> Inpainter:
+        return make_inpainter(Inpaint(backend="patchmatch", **keys), seed=seed)
+
+    @pytest.mark.parametrize("size", [(128, 128), (400, 416), (800, 800)], ids=["whole", "halved", "halved twice"])
+    def test_a_texture_is_continued_sharply(self, size: tuple[int, int]) -> None:
+        image, hole = texture(1, *size), disc(*size, radius=size[0] // 6)
+        damaged = image.copy()
+        damaged[hole] = 0
+        (filled,) = self.make()(damaged[None], hole[None])
+        error = filled[hole].astype(float) - image[hole]
+        assert 10 * np.log10(255**2 / np.mean(error**2)) > 20
+        assert gradient(filled)[hole].mean() > 0.85 * gradient(image)[hole].mean()
+        np.testing.assert_array_equal(filled[~hole], image[~hole])
+
+    def test_the_seed_of_others_does_not_matter(self) -> None:
+        import patchmatch
+
+        inpainter, image, hole = self.make(), texture(0), disc()
+        first = inpainter(image[None], hole[None])
+        patchmatch.set_random_seed(12345)
+        np.testing.assert_array_equal(inpainter(image[None], hole[None]), first)
+
+    def test_threads_do_not_disturb_each_other(self) -> None:
+        inpainter, hole = self.make(), disc()[None]
+        images = [texture(seed)[None] for seed in range(4)]
+        alone = [inpainter(image, hole) for image in images]
+        with ThreadPoolExecutor(4) as pool:
+            together = list(pool.map(inpainter, images, [hole] * 4))
+        np.testing.assert_array_equal(together, alone)
+
+    @pytest.mark.parametrize("known", [np.s_[:8, :8], np.s_[:, :8], np.s_[200, :], np.s_[399, 399]])
+    def test_almost_all_hole_is_filled_too(self, known: Any) -> None:
+        image, hole = texture(0, 400, 400), np.ones((400, 400), bool)
+        hole[known] = False
+        (filled,) = self.make()(image[None], hole[None])
+        np.testing.assert_array_equal(filled[~hole], image[~hole])
+
+    @pytest.mark.parametrize("size", [1, 2, 8])
+    def test_a_patch_must_have_a_centre(self, size: int) -> None:
+        with pytest.raises(ConfigError, match="must be odd"):
+            self.make(patch_size=size)
+
+
+def gradient(image: np.ndarray) -> np.ndarray:
+    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32)
+    return np.hypot(cv2.Sobel(grey, cv2.CV_32F, 1, 0), cv2.Sobel(grey, cv2.CV_32F, 0, 1))
+
+
+class TestDetail:
+    def halves(self, image: np.ndarray, hole: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        height, width = hole.shape
+        small = cv2.resize(image, (width // 2, height // 2), interpolation=cv2.INTER_AREA)
+        return small, hole.reshape(height // 2, 2, width // 2, 2).any(axis=(1, 3))
+
+    def test_detail_that_halving_loses_altogether_is_restored(self) -> None:
+        image = np.full((128, 128, 3), 100, np.uint8)
+        image[::2, ::2] = image[1::2, 1::2] = 140  # a chequerboard of single pixels; halved, it is plain grey
+        hole = disc(128, 128, 30)
+        small, small_hole = self.halves(image, hole)
+        assert np.ptp(small) == 0
+        damaged = np.where(hole[..., None], np.uint8(0), image)
+        np.testing.assert_array_equal(add_detail(damaged, hole, small, small_hole), image)
+
+    def test_a_patch_takes_the_detail_of_what_it_looks_like(self) -> None:
+        image = np.full((128, 128, 3), 60, np.uint8)
+        image[:, 64:] = 180  # plain on the left, a chequerboard on the right
+        image[::2, 64::2] += 40
+        image[1::2, 65::2] += 40
+        hole = disc(128, 128, 24)
+        small, small_hole = self.halves(image, hole)
+        damaged = np.where(hole[..., None], np.uint8(0), image)
+        filled = add_detail(damaged, hole, small, small_hole)
+        away = np.abs(np.arange(128) - 64) > 4  # from the seam
+        np.testing.assert_allclose(filled[:, away].astype(int), image[:, away], atol=3)
+
+    def test_with_no_whole_patch_known_the_filling_stays_smooth(self) -> None:
+        image, hole = texture(0), np.ones((64, 64), bool)
+        hole[:4] = False
+        small, small_hole = self.halves(image, hole)
+        smooth = cv2.resize(small, (64, 64), interpolation=cv2.INTER_CUBIC)
+        np.testing.assert_array_equal(add_detail(image, hole, small, small_hole)[hole], smooth[hole])
+
+
+class TestTheSeam:
+    def test_a_step_in_brightness_is_spread_inwards(self) -> None:
+        image, hole = np.full((96, 96, 3), 120, np.uint8), disc(96, 96, 30)
+        filled = np.where(hole[..., None], np.uint8(110), image)
+        evened = even_seam(image, filled, hole).astype(int)
+        depth = cv2.distanceTransform(hole.astype(np.uint8), cv2.DIST_L2, 5)
+        assert np.abs(evened[(depth > 0) & (depth < 2)] - 120).max() <= 1
+        assert np.abs(evened[depth > 25] - 110).max() <= 2
+        across = evened[50, :, 0]
+        assert np.abs(np.diff(across)).max() <= 2
+
+    def test_texture_without_a_step_is_left_alone(self) -> None:
+        rng, hole = np.random.default_rng(0), disc(96, 96, 30)
+        image, filled = (np.rint(120 + rng.normal(0, 4, (96, 96, 3))).astype(np.uint8) for _ in range(2))
+        assert np.abs(even_seam(image, filled, hole).astype(int) - filled)[hole].mean() < 1
+
+    def test_an_edge_in_the_picture_stays_an_edge(self) -> None:
+        image, hole = np.full((96, 96, 3), 20, np.uint8), disc(96, 96, 30)
+        filled = np.where(hole[..., None], np.uint8(220), image)
+        assert even_seam(image, filled, hole)[hole].min() >= 220 - 32
+
+
+class TestLama:
+    def test_a_result_equals_the_wrappers(self, lama_weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        import torch
+        from simple_lama_inpainting import SimpleLama
+
+        monkeypatch.setenv("LAMA_MODEL", str(lama_weights))
+        image, hole = texture(2, 61, 75), disc(61, 75)  # off the grid of 8: padded
+        theirs = np.asarray(SimpleLama(torch.device("cpu"))(image, hole.astype(np.uint8) * 255))[:61, :75]
+        (ours,) = lama(lama_weights)(image[None], hole[None])
+        np.testing.assert_allclose(ours.astype(int)[hole], theirs[hole], atol=1)  # the wrapper truncates
+
+    def test_batched_equals_one_by_one(self, lama_weights: Path) -> None:
+        inpainter = lama(lama_weights)
+        images, holes = np.stack([texture(seed) for seed in range(3)]), np.stack([disc(radius=r) for r in (5, 9, 14)])
+        alone = inpainter(images, holes)  # the CPU goes image by image
+        batched = inpainter._run(images, holes)  # as a GPU does
+        np.testing.assert_array_equal(np.where(holes[..., None], batched, images), alone)
+
+    def test_torchscript_without_a_pin_is_not_loaded(self, lama_weights: Path) -> None:
+        with pytest.raises(WeightsError, match="can run code when loaded"):
+            make_inpainter(Inpaint(backend="lama", weights=str(lama_weights)))
+
+    def test_torchscript_with_another_digest_is_not_loaded(self, lama_weights: Path) -> None:
+        with pytest.raises(WeightsError, match="wanted " + "0" * 64):
+            make_inpainter(Inpaint(backend="lama", weights=str(lama_weights), sha256="0" * 64))
+
+    def test_a_file_that_is_not_torchscript_is_told(self, tmp_path: Path) -> None:
+        (tmp_path / "bad.pt").write_bytes(b"not a module")
+        with pytest.raises(WeightsError, match="could not be loaded as TorchScript"):
+            lama(tmp_path / "bad.pt")
+
+    def test_bfloat16_is_refused(self, lama_weights: Path) -> None:
+        with pytest.raises(ConfigError, match="no bfloat16"):
+            lama(lama_weights, dtype="bfloat16")
+
+    def test_its_digest_is_the_files(self, lama_weights: Path) -> None:
+        assert lama(lama_weights).digest == file_sha256(lama_weights)

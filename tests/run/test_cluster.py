@@ -1,0 +1,113 @@
+"""The driver on a real local Ray: same bytes as a plain loop, whatever dies meanwhile."""
+
+import asyncio
+import os
+from pathlib import Path
+
+import pytest
+import ray
+from toy import Silent, contents, toy_config, toy_parts, write_metadata
+
+from l2i_builder.configfile import load_config
+from l2i_builder.errors import ClusterError, WeightsError
+from l2i_builder.ingest import planning
+from l2i_builder.run.cluster import Driver, check_shared_output, start_ray
+from l2i_builder.run.inline import run_inline
+from l2i_builder.run.resources import plan_layout
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module", autouse=True)
+def local_ray():
+    # The actors find the toy stages beside this file.
+    path = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = str(Path(__file__).parents[1])
+    start_ray(load_config(None, ["cluster.cpus=2", "cluster.object_store_gb=0.3"]))
+    yield
+    ray.shutdown()
+    os.environ.pop("PYTHONPATH") if path is None else os.environ.update(PYTHONPATH=path)
+
+
+@pytest.fixture(scope="module")
+def metadata(tmp_path_factory):
+    return write_metadata(tmp_path_factory.mktemp("metadata"), rows=50, files=2)
+
+
+@pytest.fixture(scope="module")
+def yardstick(metadata, tmp_path_factory):
+    config = toy_config(metadata, tmp_path_factory.mktemp("plain"))
+    run_inline(config, planning.plan(config).shards, "digest", Silent(), toy_parts(config))
+    return contents(Path(config.out))
+
+
+def drive(config, fault="", pause=0.0):
+    progress = Silent()
+
+    async def main():
+        layout = plan_layout(config, {"CPU": 2})
+        driver = Driver(config, layout, "digest", progress, toy_parts(config, pause, fault))
+        return await driver.run(planning.plan(config).shards)
+
+    return asyncio.run(main()), progress
+
+
+def test_the_cluster_writes_the_bytes_of_a_plain_loop(metadata, tmp_path, yardstick):
+    outcome, progress = drive(toy_config(metadata, tmp_path))
+    assert outcome.failed == {}
+    assert contents(tmp_path) == yardstick
+    assert progress.done == 100
+    assert progress.kept == sum(manifest.kept for manifest in outcome.finished) > 10
+
+
+def test_stages_may_be_spread_over_several_groups(metadata, tmp_path, yardstick):
+    groups = "[{stages: [segment, judge_mask], cpus: 0.5}, {stages: [inpaint, judge_inpainting, encode], cpus: 0.5}]"
+    drive(toy_config(metadata, tmp_path, f"cluster.groups={groups}"))
+    assert contents(tmp_path) == yardstick
+
+
+def test_a_killed_actor_costs_nothing(metadata, tmp_path, yardstick):
+    outcome, _ = drive(toy_config(metadata, tmp_path / "out"), fault=f"die once {tmp_path}/mark")
+    assert outcome.restarts >= 1
+    assert contents(tmp_path / "out") == yardstick
+
+
+def test_a_hung_actor_is_replaced(metadata, tmp_path, yardstick):
+    config = toy_config(metadata, tmp_path / "out", "cluster.call_timeout=15")
+    outcome, _ = drive(config, fault=f"hang once {tmp_path}/mark")
+    assert outcome.restarts >= 1
+    assert contents(tmp_path / "out") == yardstick
+
+
+def test_one_bad_sample_costs_that_sample(metadata, tmp_path, yardstick):
+    outcome, _ = drive(toy_config(metadata, tmp_path), fault="one")
+    reasons = [manifest.reasons.get("stage_error", 0) for manifest in outcome.finished]
+    assert outcome.failed == {}
+    assert 0 < sum(reasons) < 30
+    assert sum(manifest.kept + sum(manifest.reasons.values()) for manifest in outcome.finished) == 100
+
+
+def test_a_broken_stage_fails_its_shards_and_writes_nothing(metadata, tmp_path):
+    outcome, progress = drive(toy_config(metadata, tmp_path, "cluster.attempts=2"), fault="always")
+    assert set(outcome.failed) == {f"{shard:05d}" for shard in range(5)}
+    assert all("the model is broken" in error for error in outcome.failed.values())
+    assert contents(tmp_path) == {}
+    assert progress.done == 0
+
+
+@pytest.mark.parametrize(
+    ("fault", "error", "words"),
+    [("no weights", WeightsError, "another digest"), ("cannot load", ClusterError, "no such driver")],
+)
+def test_actors_that_cannot_start_end_the_run_in_words(metadata, tmp_path, fault, error, words):
+    with pytest.raises(error, match=words):
+        drive(toy_config(metadata, tmp_path), fault=fault)
+
+
+def test_one_node_needs_no_shared_folder(tmp_path):
+    check_shared_output(str(tmp_path))
+
+
+def test_a_client_address_is_refused_with_the_way_out():
+    with pytest.raises(ClusterError, match="ray job submit"):
+        start_ray(load_config(None, ["cluster.address='ray://head:10001'"]))

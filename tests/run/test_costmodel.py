@@ -1,0 +1,60 @@
+import pytest
+
+from l2i_builder.configfile import load_config
+from l2i_builder.run.costmodel import UTILISATION, Rates, assumed_rates, estimate, measured_rates, rates_of
+from l2i_builder.run.resources import ORDER, plan_layout
+
+RATES = Rates(
+    {"decode": 0.01, "segment": 1.0, "inpaint": 2.0}, {"decode": 0.6, "segment": 0.5, "inpaint": 0.25}, 0.1, False
+)
+
+
+def laptop(cpus=4):
+    return plan_layout(load_config(None, ["cluster.fetcher_cpus=0"]), {"CPU": cpus})
+
+
+def test_the_slowest_pool_sets_the_time():
+    result = estimate(1000, RATES, laptop(4), gpu_price=0, cpu_price=1)
+    assert result.busy == {"decode": 6.0, "segment": 500.0, "inpaint": 500.0}
+    assert result.hours == pytest.approx(1000 / 4 / UTILISATION / 3600)
+    assert result.dollars == pytest.approx(4 * result.hours)
+    assert result.kept == 100
+
+
+def test_twice_the_machines_take_half_the_time_for_the_same_money():
+    small, large = (estimate(10_000, RATES, laptop(cpus), 0, 1) for cpus in (4, 8))
+    assert large.hours == pytest.approx(small.hours / 2)
+    assert large.dollars == pytest.approx(small.dollars)
+
+
+def test_cost_per_million_counts_rows_and_kept_samples():
+    result = estimate(1000, RATES, laptop(), 0, 1)
+    assert result.dollars_per_million(1000) == pytest.approx(1000 * result.dollars)
+    assert result.dollars_per_million_kept() == pytest.approx(10 * result.dollars_per_million(1000))
+
+
+@pytest.mark.parametrize("gpu", [False, True])
+@pytest.mark.parametrize("segmenter", ["u2net", "u2netp", "isnet", "inspyrenet"])
+@pytest.mark.parametrize("inpainter", ["patchmatch", "lama", "telea"])
+def test_there_is_an_assumption_for_every_backend(gpu, segmenter, inpainter):
+    rates = assumed_rates(load_config(None, [f"segment.backend={segmenter}", f"inpaint.backend={inpainter}"]), gpu)
+    assert set(ORDER) <= rates.seconds.keys()
+    assert not rates.measured
+
+
+def test_finished_shards_replace_the_assumptions():
+    stats = {
+        "count": 100,
+        "successes": 10,
+        "seconds": {"segment": 30.0, "encode": 1.0},
+        "images": {"segment": 60, "encode": 10},
+    }
+    rates = rates_of([stats, stats])
+    assert rates.seconds == {"segment": 0.5, "encode": 0.1}
+    assert rates.reach == {"segment": 0.6, "encode": 0.1}
+    assert (rates.kept, rates.measured) == (0.1, True)
+
+
+def test_nothing_finished_measures_nothing(tmp_path):
+    assert measured_rates(str(tmp_path)) is None
+    assert measured_rates("") is None
