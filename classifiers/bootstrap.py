@@ -8,10 +8,9 @@ its own generator, so that more scenes leave the others as they are. No source p
 from __future__ import annotations
 
 import argparse
-import hashlib
 import itertools
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
@@ -19,17 +18,15 @@ import numpy as np
 
 from classifiers import sources
 from classifiers.features import Collector
-from classifiers.inpainting_labels import Fill, distance, fills_of, near, true_fill, view
+from classifiers.inpainting_labels import distance, fills_of, near, true_fill, view
 from classifiers.mask_labels import mask_quality, masks_of
-from classifiers.scenes import Scene, Segment, composites, iou, photographs
-from l2i_builder.config import Inpaint, Layers
-from l2i_builder.config import Segment as SegmentConfig
-from l2i_builder.inpaint.inpainter import make_inpainter
+from classifiers.models import inpainter, segmenter
+from classifiers.scenes import Scene, composites, iou, photographs
+from l2i_builder.config import Layers
 from l2i_builder.judge.backbone import make_backbone
 from l2i_builder.judge.features import Maps
 from l2i_builder.judge.judges import Extractor
 from l2i_builder.layers import hole as cut_hole
-from l2i_builder.segment.segmenter import make_segmenter
 
 MASK_FAMILIES = ("mask-plain", "mask-rich")
 INPAINTING_FAMILIES = ("inpainting-plain", "inpainting-rich")
@@ -44,9 +41,8 @@ class Bootstrap:
         self.seed = seed
         self.photos, self.cutouts = sources.gather(folder)
         results = folder / "results"
-        results.mkdir(exist_ok=True)
-        self.segmenters = {name: _segmenter(name, results) for name in ("u2net", "u2netp")}
-        self.inpainters = {"patchmatch": near(_inpainter("patchmatch", results)), "telea": _inpainter("telea", results)}
+        self.segmenters = {name: segmenter(name, results) for name in ("u2net", "u2netp")}
+        self.inpainters = {"patchmatch": near(inpainter("patchmatch", results)), "telea": inpainter("telea", results)}
         self.backbone = make_backbone(backbone)
         self.extractors = {
             family: Extractor(self.backbone, family) for family in (*MASK_FAMILIES, *INPAINTING_FAMILIES)
@@ -89,30 +85,6 @@ class Bootstrap:
 
     def _maps(self, pixels: np.ndarray) -> Maps:
         return next(iter(self.extractors["inpainting-plain"].maps([pixels])))
-
-
-def _segmenter(name: str, results: Path) -> Segment:
-    model = make_segmenter(SegmentConfig(backend=name))
-    return lambda image: _remembered(results, model.digest, lambda: model(image[None])[0], image)
-
-
-def _inpainter(name: str, results: Path) -> Fill:
-    model = make_inpainter(Inpaint(backend=name))
-    return lambda image, hole: _remembered(
-        results, model.digest, lambda: model(image[None], hole[None])[0], image, hole
-    )
-
-
-def _remembered(folder: Path, digest: str, run: Callable[[], np.ndarray], *arrays: np.ndarray) -> np.ndarray:
-    """Return a model's result, kept as PNG by digest of model and input: most of the time goes into these."""
-    sha = hashlib.sha256(digest.encode())
-    for array in arrays:
-        sha.update(np.ascontiguousarray(array).tobytes())
-    path = folder / f"{sha.hexdigest()[:32]}.png"
-    if not path.is_file():
-        _, data = cv2.imencode(".png", run())
-        path.write_bytes(data.tobytes())
-    return np.asarray(cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), cv2.IMREAD_UNCHANGED))
 
 
 def main(argv: list[str] | None = None) -> None:

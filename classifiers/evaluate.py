@@ -1,16 +1,18 @@
-"""The mask filter against photographs with true masks: ``python -m classifiers.evaluate --photos DIR --masks DIR``.
+"""Mask heads against photographs with true masks: ``python -m classifiers.evaluate --photos DIR --masks DIR``.
 
-Segmenters' own masks, of the photographs and of disturbed copies of them, are scored by IoU with the truth; the
-filter has to put them in that order. Never part of the training.
+Segmenters' own masks, of the photographs and of disturbed copies of them, are scored by IoU with the truth; a head
+has to put them in that order. Never part of the training. ``--record NAME`` writes the figures into heads' cards.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -20,15 +22,17 @@ from classifiers.mask_labels import BAD_IOU, GOOD_IOU, disturbed
 from classifiers.scenes import SIDE, Segment, iou
 from l2i_builder.errors import MetadataError
 
+Score = Callable[[np.ndarray, np.ndarray], np.ndarray]  # a mask judge's ``score``
+
 
 @dataclass(frozen=True)
 class Judged:
-    """What became of one mask: ``group`` names the photograph, ``kind`` the segmenter."""
+    """What became of one mask: ``photo`` names the photograph, ``kind`` the segmenter; ``scores`` by head."""
 
-    group: str
+    photo: str
     kind: str
     iou: float
-    score: float
+    scores: dict[str, float]
 
 
 def true_pairs(photos: Path, masks: Path) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
@@ -54,22 +58,22 @@ def centre(pixels: np.ndarray, interpolation: int | None = None) -> np.ndarray:
 def judge_masks(
     pairs: Iterator[tuple[str, np.ndarray, np.ndarray]],
     segmenters: dict[str, Segment],
-    score: Callable[[np.ndarray, np.ndarray], np.ndarray],
+    heads: dict[str, Score],
 ) -> Iterator[Judged]:
-    """Yield every segmenter's mask of a photograph and of a disturbed copy, with its IoU and its score."""
+    """Yield every segmenter's mask of a photograph and of a disturbed copy, with its IoU and its scores."""
     for name, image, truth in pairs:
         for kind, segment in segmenters.items():
             rng = np.random.default_rng(zlib.crc32(name.encode()))
             for suffix, seen in (("", image), ("-disturbed", disturbed(image, rng))):
                 mask = segment(seen)
-                value = float(score(image[None], mask[None])[0])
-                yield Judged(name, kind + suffix, iou(mask, truth), value)
+                scores = {head: float(score(image[None], mask[None])[0]) for head, score in heads.items()}
+                yield Judged(name, kind + suffix, iou(mask, truth), scores)
 
 
-def summary(judged: list[Judged]) -> dict[str, list[float]]:
+def summary(judged: list[Judged], head: str) -> dict[str, list[float]]:
     """Return [value, low, high] of: AUC for IoU under 0.7 against over 0.9, and Spearman's correlation with IoU."""
-    quality, scores = (np.array([getattr(j, name) for j in judged]) for name in ("iou", "score"))
-    groups = np.array([j.group for j in judged])
+    quality, scores = np.array([j.iou for j in judged]), np.array([j.scores[head] for j in judged])
+    photos = np.array([j.photo for j in judged])
     clear = (quality < BAD_IOU) | (quality > GOOD_IOU)
 
     def auc(i: np.ndarray) -> float:
@@ -80,35 +84,42 @@ def summary(judged: list[Judged]) -> dict[str, list[float]]:
         return metrics.spearman(scores[i], quality[i])
 
     return {
-        name: [measure(np.arange(len(judged))), *metrics.interval(measure, groups)]
+        name: [round(v, 4) for v in (measure(np.arange(len(judged))), *metrics.interval(measure, photos))]
         for name, measure in (("auc", auc), ("spearman", spearman))
     }
 
 
+def record(card: Path, name: str, figures: dict[str, Any]) -> None:
+    """Write figures into a head's card, under "measured on"; they are no part of the head's digest."""
+    content = json.loads(card.read_text(encoding="utf-8"))
+    content["measured on"] = content.get("measured on", {}) | {name: figures}
+    card.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
 def main(argv: list[str] | None = None) -> None:
+    from classifiers.models import segmenter
     from l2i_builder.config import Judge
-    from l2i_builder.config import Segment as SegmentConfig
-    from l2i_builder.judge.judges import make_mask_judge
-    from l2i_builder.segment.segmenter import make_segmenter
+    from l2i_builder.judge.judges import card_path, make_mask_judge
 
     parser = argparse.ArgumentParser(prog="python -m classifiers.evaluate", description=__doc__)
     parser.add_argument("--photos", type=Path, required=True)
     parser.add_argument("--masks", type=Path, required=True, help="masks of the same names, .png, white is the object")
-    parser.add_argument("--head", default="", help="name or path of a head; empty = the one shipped")
+    parser.add_argument("--heads", nargs="+", default=["mask-v1"], help="names or paths of mask heads")
     parser.add_argument("--segmenters", nargs="+", default=["u2net", "u2netp"])
+    parser.add_argument("--results", type=Path, default=Path("runs/results"), help="where segmentations are kept")
+    parser.add_argument("--record", default="", help="name under which the figures go into the heads' cards")
     args = parser.parse_args(argv)
-
-    def segmenter(name: str) -> Segment:
-        model = make_segmenter(SegmentConfig.model_validate({"backend": name}))
-        return lambda image: model(image[None])[0]
-
-    segmenters = {name: segmenter(name) for name in args.segmenters}
-    judge = make_mask_judge(Judge(head=args.head))
-    judged = list(judge_masks(true_pairs(args.photos, args.masks), segmenters, judge.score))
-    for kind in ["all", *dict.fromkeys(j.kind for j in judged)]:
-        chosen = [j for j in judged if kind in ("all", j.kind)]
-        shown = {name: "{:.3f} ({:.3f} to {:.3f})".format(*values) for name, values in summary(chosen).items()}
-        print(f"{judge.version} {kind:18} {len(chosen):5} masks", shown)  # noqa: T201
+    heads: dict[str, Score] = {head: make_mask_judge(Judge(head=head)).score for head in args.heads}
+    segmenters = {name: segmenter(name, args.results) for name in args.segmenters}
+    judged = list(judge_masks(true_pairs(args.photos, args.masks), segmenters, heads))
+    kinds = {"all": judged, "undisturbed": [j for j in judged if not j.kind.endswith("-disturbed")]}
+    kinds |= {kind: [j for j in judged if j.kind == kind] for kind in dict.fromkeys(j.kind for j in judged)}
+    for head in args.heads:
+        figures = {kind: {"masks": len(chosen), **summary(chosen, head)} for kind, chosen in kinds.items()}
+        for kind, values in figures.items():
+            print(head, kind, values)  # noqa: T201
+        if args.record:
+            record(card_path(head), args.record, figures)
 
 
 if __name__ == "__main__":

@@ -52,7 +52,7 @@ class Head:
             if "w1" in t:
                 hidden = np.maximum(t["w1"] @ hidden + t["b1"], 0)
             logit = float(t["w2"] @ hidden + t["b2"]) / float(t["temperature"])
-            scores[i] = 1 / (1 + np.exp(-np.clip(logit, -30, 30)))
+            scores[i] = 1 / (1 + np.exp(-np.clip(logit, -15, 15)))
         return scores
 
 
@@ -64,7 +64,7 @@ def load_head(name: str, task: str) -> Head:
 
     Raises WeightsError when it is missing, damaged, made for another task, or wants features this version lacks.
     """
-    path = _card_path(name or SHIPPED[task])
+    path = card_path(name or SHIPPED[task])
     try:
         card = json.loads(path.read_text(encoding="utf-8"))
         missing = [key for key in _CARD_KEYS if key not in card]
@@ -81,7 +81,8 @@ def load_head(name: str, task: str) -> Head:
     return Head(card, tensors, hashlib.sha256("\n".join(decisive).encode()).hexdigest())
 
 
-def _card_path(name: str) -> Path:
+def card_path(name: str) -> Path:
+    """Return the path of a head's card, of a shipped name or a path. Raises WeightsError where there is none."""
     shipped = HEADS / f"{name}.json"
     if "/" not in name and shipped.is_file():
         return shipped
@@ -136,9 +137,10 @@ class Extractor:
     def maps(self, views: Sequence[np.ndarray]) -> Iterator[Maps]:
         import torch
 
-        together = len(views) if self.device.startswith("cuda") else 1
-        half = together > 1 and torch.cuda.is_bf16_supported()
-        for start in range(0, len(views), max(together, 1)):
+        cuda = self.device.startswith("cuda")
+        together = max(len(views), 1) if cuda else 1
+        half = cuda and torch.cuda.is_bf16_supported()
+        for start in range(0, len(views), together):
             batch = torch.from_numpy(np.stack([self._input(view) for view in views[start : start + together]]))
             with torch.inference_mode(), torch.autocast("cuda", torch.bfloat16, enabled=half):
                 final, stages = self.backbone.module.forward_intermediates(batch.to(self.device))  # type: ignore[operator]
@@ -171,6 +173,7 @@ class _Scorer:
                 f"head {card['name']} was trained on {wanted['name']} {wanted['sha256'][:12]}…, the weights at hand "
                 f"are {backbone.digest[:12]}…: scores would mean nothing. Pull those weights, or train the head again"
             )
+        cv2.setNumThreads(threads)
         self._extract = Extractor(backbone, card["features"], device)
         self.version: str = card["name"]
         self.digest = self.head.digest

@@ -10,7 +10,7 @@ import pytest
 from test_scenes import CUTOUTS, PHOTOS
 from tiny_judges import BACKBONE, tiny_backbone
 
-from classifiers import bootstrap
+from classifiers import bootstrap, models
 from classifiers.features import Labelled
 from l2i_builder.inpaint.inpainter import TeleaInpainter
 from l2i_builder.judge.backbone import make_backbone
@@ -41,8 +41,8 @@ def toys(out: Path) -> None:
     weights = tiny_backbone(out)
     patch = pytest.MonkeyPatch()
     patch.setattr(bootstrap.sources, "gather", lambda folder: (PHOTOS, CUTOUTS))
-    patch.setattr(bootstrap, "make_segmenter", lambda config: RedThings())
-    patch.setattr(bootstrap, "make_inpainter", lambda config: TeleaInpainter())
+    patch.setattr(models, "make_segmenter", lambda config: RedThings())
+    patch.setattr(models, "make_inpainter", lambda config: TeleaInpainter())
     patch.setattr(bootstrap, "make_backbone", lambda name: make_backbone(BACKBONE, weights=str(weights)))
     threads = cv2.getNumThreads()
     bootstrap.main(["--out", str(out), "--scenes", "1"])

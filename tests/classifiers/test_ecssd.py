@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import itertools
 import os
+import shutil
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
-from classifiers.evaluate import Judged, judge_masks, summary, true_pairs
+from classifiers.evaluate import Judged, judge_masks, record, summary, true_pairs
 from classifiers.scenes import SIDE
 from l2i_builder.config import Judge, Segment
 from l2i_builder.errors import MetadataError
-from l2i_builder.judge.judges import make_mask_judge
+from l2i_builder.judge.judges import HEADS, load_head, make_mask_judge
 from l2i_builder.segment.segmenter import make_segmenter
 from l2i_builder.weights import registry
 
@@ -33,8 +34,8 @@ def test_the_shipped_filter_ranks_masks_by_their_true_quality() -> None:
     pairs = itertools.islice(true_pairs(ECSSD / "images", ECSSD / "masks"), 0, None, 6)
     segmenter = make_segmenter(Segment(backend="u2netp"))
     judge = make_mask_judge(Judge())
-    judged = list(judge_masks(pairs, {"u2netp": lambda image: segmenter(image[None])[0]}, judge.score))
-    figures = summary(judged)
+    judged = list(judge_masks(pairs, {"u2netp": lambda image: segmenter(image[None])[0]}, {"v1": judge.score}))
+    figures = summary(judged, "v1")
     assert figures["auc"][0] > 0.88
     assert figures["spearman"][0] > 0.6
 
@@ -72,17 +73,30 @@ def test_masks_of_photographs_and_of_disturbed_copies_are_judged() -> None:
     def segment(seen: np.ndarray) -> np.ndarray:
         return truth if np.array_equal(seen, image) else 255 - truth
 
-    judged = list(judge_masks(iter([("a", image, truth)]), {"s": segment}, lambda i, m: m.mean(axis=(1, 2)) / 255))
-    assert [(j.group, j.kind, j.iou) for j in judged] == [("a", "s", 1.0), ("a", "s-disturbed", 0.0)]
-    assert judged[0].score == pytest.approx(truth.mean() / 255)
+    heads = {"mean": lambda images, masks: masks.mean(axis=(1, 2)) / 255}
+    judged = list(judge_masks(iter([("a", image, truth)]), {"s": segment}, heads))
+    assert [(j.photo, j.kind, j.iou) for j in judged] == [("a", "s", 1.0), ("a", "s-disturbed", 0.0)]
+    assert judged[0].scores["mean"] == pytest.approx(truth.mean() / 255)
 
 
 def test_summary_leaves_the_unclear_out_of_the_auc() -> None:
     def judged(iou: float, score: float) -> Judged:
-        return Judged(f"photo-{iou}", "s", iou, score)
+        return Judged(f"photo-{iou}", "s", iou, {"v1": score})
 
     clear = [judged(0.95, 0.9), judged(0.99, 0.8), judged(0.2, 0.1), judged(0.5, 0.3)]
-    assert summary(clear)["auc"][0] == 1
-    assert summary([*clear, judged(0.8, 0.0)])["auc"][0] == 1
-    assert summary([*clear, judged(0.6, 1.0)])["auc"][0] < 1
-    assert summary(clear)["spearman"][0] == pytest.approx(0.8)
+    assert summary(clear, "v1")["auc"][0] == 1
+    assert summary([*clear, judged(0.8, 0.0)], "v1")["auc"][0] == 1
+    assert summary([*clear, judged(0.6, 1.0)], "v1")["auc"][0] < 1
+    assert summary(clear, "v1")["spearman"][0] == pytest.approx(0.8)
+
+
+def test_figures_go_into_the_card_and_leave_the_head_as_it_is(tmp_path: Path) -> None:
+    for suffix in (".json", ".safetensors"):
+        shutil.copy(HEADS / f"mask-v1{suffix}", tmp_path)
+    card = tmp_path / "mask-v1.json"
+    record(card, "toys", {"auc": [0.9, 0.8, 1.0]})
+    record(card, "more toys", {"auc": [0.7, 0.6, 0.8]})
+    head = load_head(str(card), "mask")
+    assert head.card["measured on"]["toys"] == {"auc": [0.9, 0.8, 1.0]}
+    assert set(head.card["measured on"]) >= {"toys", "more toys"}
+    assert head.digest == load_head("", "mask").digest

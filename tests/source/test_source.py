@@ -303,8 +303,8 @@ def test_busy_seconds_and_images_are_noted(open_source):
 
 def test_crashing_bytes_cost_their_row_alone(open_source, tmp_path, monkeypatch):
     (tmp_path / "fragile.py").write_text(
-        "import os\nfrom l2i_builder import decode as d\n"
-        "def decode(data, config):\n    return os.abort() if data == b'boom' else d.decode(data, config)\n"
+        "import os\nfrom l2i_builder.decode.decoder import decode as real\n"
+        "def decode(data, config):\n    return os.abort() if data == b'boom' else real(data, config)\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
     from l2i_builder.source import source as module
