@@ -17,9 +17,9 @@ from typing import Any
 import cv2
 import numpy as np
 
-from classifiers import metrics
 from classifiers.mask_labels import BAD_IOU, GOOD_IOU, disturbed
 from classifiers.scenes import SIDE, Segment, iou
+from l2i_builder import metrics
 from l2i_builder.errors import MetadataError
 
 Score = Callable[[np.ndarray, np.ndarray], np.ndarray]  # a mask judge's ``score``

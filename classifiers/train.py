@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from classifiers import metrics
 from classifiers.features import Labelled
+from l2i_builder import metrics
 from l2i_builder.judge.judges import CLIP, Head
 from l2i_builder.sample import key_fraction
 from l2i_builder.weights.registry import file_sha256

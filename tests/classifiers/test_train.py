@@ -11,13 +11,13 @@ import pytest
 from tiny_judges import BACKBONE, samples, tiny_backbone
 
 from classifiers.features import Collector, Labelled
-from classifiers.metrics import auc, precision_yield
 from classifiers.scenes import Scene
 from classifiers.train import PLAIN, RICH, Recipe, train, write_head
 from l2i_builder.config import Judge
 from l2i_builder.errors import MetadataError
 from l2i_builder.judge.backbone import make_backbone
 from l2i_builder.judge.judges import Extractor, Head, load_head, make_mask_judge
+from l2i_builder.metrics import auc, precision_yield
 
 FACTS = {"backbone": BACKBONE, "backbone sha256": "0" * 64, "seed": "0"}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from classifiers import metrics
+from l2i_builder import metrics
 
 
 def test_auc_is_the_share_of_pairs_in_order() -> None:
