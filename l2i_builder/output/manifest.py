@@ -151,9 +151,10 @@ def claim(out: str, run: RunManifest) -> None:
     differences = difference(_comparable(old), _comparable(run))
     if differences:
         listed = "\n".join(f"  {line}" for line in differences)
+        begin = "" if finished(out) else f" It holds no finished shard yet: delete {url} to begin it anew."
         raise ConfigError(
             f"{out} was begun with other settings:\n{listed}\n"
-            "Use another output folder, or take these settings back (old -> new)."
+            f"Use another output folder, or take these settings back (old -> new).{begin}"
         )
 
 

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import ray
 from ray.exceptions import RayError, RayTaskError
 
+from l2i_builder import storage
 from l2i_builder.config import Config, Group
 from l2i_builder.errors import ClusterError, L2IError
 from l2i_builder.ingest.planning import InputShard
@@ -243,28 +244,42 @@ def start_ray(config: Config) -> dict[str, float]:
     try:
         ray.init(**quiet)
     except (ConnectionError, RuntimeError, ValueError, TimeoutError, OSError) as error:
-        where = f"the Ray cluster at {address}" if address else "a local Ray"
-        raise ClusterError(f"Cannot start {where}: {error}") from error
+        if not address:
+            raise ClusterError(f"Cannot start a local Ray: {error}") from error
+        raise ClusterError(
+            f"Cannot reach the Ray cluster at {address}: {error}\n"
+            "Is it running (`ray start --head` on its first machine)? Clusters ask for a token since Ray 2.60: set "
+            "RAY_AUTH_MODE=token here too, with the cluster's token in RAY_AUTH_TOKEN or ~/.ray/auth_token."
+        ) from error
     return ray.cluster_resources()
 
 
 def check_shared_output(out: str) -> None:
-    """Raise ClusterError where a node of the cluster does not see the output folder, which must hold run.json."""
-    nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
-    if "://" in out or len(nodes) < 2:
+    """Raise ClusterError where a node of the cluster cannot read the output folder, which must hold run.json."""
+    nodes = {node["NodeID"]: node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]}
+    if len(nodes) < 2:
         return
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    sees = ray.remote(num_cpus=0)(os.path.exists)
-    marks = [
-        sees.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(f"{out}/run.json")
-        for node in nodes
-    ]
-    if not all(ray.get(marks)):
-        raise ClusterError(
-            f"{out} is a local folder that not all {len(nodes)} nodes share. Give OUT as a URL (s3://...) or on a "
-            "network file system."
+    look = ray.remote(num_cpus=0)(_trouble_reading)
+    asked = [look.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)) for node in nodes]
+    answers = ray.get([ask.remote(storage.join(out, "run.json")) for ask in asked])
+    troubles = [f"{address}: {answer}" for address, answer in zip(nodes.values(), answers, strict=True) if answer]
+    if troubles:
+        advice = (
+            "Give every node its credentials (AWS_* variables, or a role) before `ray start`."
+            if "://" in out
+            else "Give OUT as a URL (s3://...), or on a file system that all nodes share."
         )
+        listed = "\n  ".join(troubles[:5])
+        raise ClusterError(f"{len(troubles)} of {len(nodes)} nodes cannot read {out}:\n  {listed}\n{advice}")
+
+
+def _trouble_reading(url: str) -> str:
+    try:
+        return "" if storage.exists(url) else "there is no such folder"
+    except L2IError as error:
+        return str(error)
 
 
 def _actor(kind: type, cpus: float, gpus: float = 0, memory_gb: float = 0) -> Any:

@@ -124,7 +124,13 @@ def test_another_configuration_input_or_weights_is_refused_with_the_differences(
         assert line in text
     assert "image.size" not in text
     assert "Use another output folder" in text
+    assert "no finished shard yet: delete" in text
     assert (tmp_path / "run.json").read_bytes() == before
+    (tmp_path / "manifests").mkdir()
+    (tmp_path / "manifests" / "00000.json").write_text("{}")
+    with pytest.raises(ConfigError) as caught:
+        claim(str(tmp_path), other)
+    assert "delete" not in str(caught.value)
 
 
 def test_a_bug_fix_release_may_go_on_and_a_new_series_may_not(tmp_path: Path) -> None:
