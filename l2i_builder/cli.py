@@ -35,7 +35,6 @@ app.add_typer(weights.app, name="weights", no_args_is_help=True)
 def main() -> None:
     """Run the CLI; an error the user can mend is one sentence and an exit status, never a traceback."""
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "error")  # a cluster out of reach is said once, not 20 times
     try:
         app()
     except L2IError as error:
