@@ -12,9 +12,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from l2i_builder.errors import L2IError, OutputError
+from l2i_builder.errors import OutputError
 from l2i_builder.sample import UNKNOWN, Row
-from l2i_builder.storage import open_read
+from l2i_builder.storage import read_bytes
 
 METADATA_KEY = b"l2i"  # of the parquet schema; its value is JSON
 
@@ -41,16 +41,15 @@ def write_ledger(rows: Iterable[Row], metadata: Mapping[str, Any]) -> bytes:
 
 def read_ledger(url: str, columns: Sequence[str] | None = None) -> pa.Table:
     """Read a ledger, or only the named columns of it. Raises OutputError where it is missing or damaged."""
-    with open_read(url, OutputError, cache="none") as file:
-        try:
-            return pq.read_table(file, columns=list(columns) if columns is not None else None, use_threads=False)
-        except L2IError:
-            raise
-        except Exception as problem:  # pyarrow raises more than ArrowException on damaged files
-            raise OutputError(
-                f"the ledger {url} cannot be read: {' '.join(str(problem).split())[:200]}. "
-                "Delete the shard's manifest and run the build again: it is made anew."
-            ) from problem
+    data = pa.BufferReader(read_bytes(url))  # one request: a ledger is small, and object stores answer slowly
+    try:
+        with pq.ParquetFile(data) as file:
+            return file.read(columns=list(columns) if columns is not None else None, use_threads=False)
+    except Exception as problem:  # pyarrow raises more than ArrowException on damaged files
+        raise OutputError(
+            f"the ledger {url} cannot be read: {' '.join(str(problem).split())[:200]}. "
+            "Delete the shard's manifest and run the build again: it is made anew."
+        ) from problem
 
 
 def ledger_metadata(table: pa.Table) -> dict[str, Any]:
