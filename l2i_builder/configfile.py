@@ -5,13 +5,15 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
 from l2i_builder.config import Config
 from l2i_builder.errors import ConfigError
+
+Validated = TypeVar("Validated", bound=BaseModel)
 
 
 def load_config(path: str | Path | None = None, overrides: Iterable[str] = (), **values: Any) -> Config:
@@ -21,14 +23,21 @@ def load_config(path: str | Path | None = None, overrides: Iterable[str] = (), *
     values: top-level keys that win over both, None ignored (``metadata``, ``out``).
     Raises ConfigError for an unreadable file, an unknown key (with the nearest one) or a value out of range.
     """
+    return load(Config, path, overrides, **values)
+
+
+def load(
+    model: type[Validated], path: str | Path | None = None, overrides: Iterable[str] = (), **values: Any
+) -> Validated:
+    """Return a configuration of any kind; see ``load_config``."""
     tree = _read_yaml(Path(path)) if path else {}
     for override in overrides:
         _apply(tree, override)
     tree.update({key: value for key, value in values.items() if value is not None})
     try:
-        return Config.model_validate(tree)
+        return model.model_validate(tree)
     except ValidationError as error:
-        raise ConfigError(_explain(error)) from None
+        raise ConfigError(_explain(error, model)) from None
 
 
 def known_keys(model: type[BaseModel] = Config, prefix: str = "") -> Iterator[str]:
@@ -78,20 +87,20 @@ def _apply(tree: dict[str, Any], override: str) -> None:
         raise ConfigError(f"The value in {override!r} is not valid YAML: {error}") from None
 
 
-def _explain(error: ValidationError) -> str:
+def _explain(error: ValidationError, model: type[BaseModel]) -> str:
     lines = []
     for item in error.errors():
         key = ".".join(str(part) for part in item["loc"])
         if item["type"] == "extra_forbidden":
-            lines.append(f"{key}: no such key.{_nearest(key)}")
+            lines.append(f"{key}: no such key.{_nearest(key, model)}")
         else:
             message = item["msg"].removeprefix("Value error, ")
             lines.append(f"{key}: {message} (got {item['input']!r:.80})" if key else message)
     return "The configuration does not hold:\n  " + "\n  ".join(lines)
 
 
-def _nearest(key: str) -> str:
-    keys = list(known_keys())
+def _nearest(key: str, model: type[BaseModel]) -> str:
+    keys = list(known_keys(model))
     close = difflib.get_close_matches(key, keys, n=1, cutoff=0.6)
     if not close:  # the right name in the wrong section
         last = key.rsplit(".", 1)[-1]
