@@ -112,7 +112,7 @@ def finished(out: str) -> set[int]:
     return {int(name.removesuffix(".json")) for name in names if name.removesuffix(".json").isdecimal()}
 
 
-def identity(config: Config) -> dict[str, Any]:
+def identity(config: BaseModel) -> dict[str, Any]:
     """Return the configuration without the keys that only say how the run is carried out, as JSON types."""
     return _identity(config)
 
