@@ -131,6 +131,7 @@ class Judges(Section):
 
 class Shards(Section):
     jpeg_quality: int = Field(95, ge=1, le=100, description="of image and background (4:4:4)")
+    features: bool = Field(True, description="keep what the judges saw, in features/, for `l2i refilter` and training")
 
 
 class Previews(Section):

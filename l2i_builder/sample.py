@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any
 
 import numpy as np
 
@@ -200,6 +201,9 @@ class Batch:
     # set by the encode stage, which drops the arrays: key -> {"jpg": bytes, ...}
     triplets: dict[str, dict[str, bytes]] = field(default_factory=dict)
     previews: dict[str, bytes] = field(default_factory=dict)  # key -> WebP strip
+    # set by the judges: task ("mask", "inpainting") -> key -> float32 [D], and what made them (output/features.py)
+    features: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
+    feature_kinds: dict[str, dict[str, Any]] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)  # stage -> busy wall seconds
     images: dict[str, int] = field(default_factory=dict)  # stage -> pixel slots it worked on
 

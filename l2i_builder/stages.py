@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -86,8 +86,8 @@ class JudgeMaskStage:
     def __call__(self, batch: Batch) -> Batch:
         if self.judge is None or not len(batch):
             return batch
-        arrays = (batch.image, batch.mask)
-        scores, done = run_model(self.judge.score, arrays, batch, self.config.judge.mask.batch, self.name)
+        arrays, size = (batch.image, batch.mask), self.config.judge.mask.batch
+        scores, done = judge_batch(self.judge, "mask", arrays, batch, size, self)
         for slot, row in enumerate(batch.live_rows):
             if done[slot]:
                 row.mask_score, row.mask_head = float(scores[slot]), self.judge.version
@@ -131,7 +131,7 @@ class JudgeInpaintingStage:
         if self.judge is None or not len(batch):
             return batch
         arrays = (batch.image, batch.mask, batch.background, holes(batch, self.config))
-        scores, done = run_model(self.judge.score, arrays, batch, self.config.judge.inpainting.batch, self.name)
+        scores, done = judge_batch(self.judge, "inpainting", arrays, batch, self.config.judge.inpainting.batch, self)
         for slot, row in enumerate(batch.live_rows):
             if done[slot]:
                 row.inpainting_score, row.inpainting_head = float(scores[slot]), self.judge.version
@@ -184,6 +184,24 @@ def leave(batch: Batch, config: Config, done: np.ndarray, always: bool = False) 
         if not keep:
             _preview(batch, slot, config)
     return batch.compress(stay)
+
+
+def judge_batch(
+    judge: Any, task: str, arrays: tuple, batch: Batch, size: int, stage: JudgeMaskStage | JudgeInpaintingStage
+) -> tuple[np.ndarray, np.ndarray]:
+    """Score the pixel slots, and keep what the judge saw on the batch (``shards.features``).
+
+    Returns scores float32 [N] (zeros where it failed) and which slots are done (bool [N]), as ``run_model``.
+    """
+    features, done = run_model(judge.features, arrays, batch, size, stage.name)
+    scores = np.zeros(len(batch), np.float32)
+    if done.any():
+        scores[done] = judge.score_features(features[done])
+    if done.any() and stage.config.shards.features:
+        batch.feature_kinds[task] = judge.kind
+        kept = batch.features.setdefault(task, {})
+        kept.update((row.key, features[slot]) for slot, row in enumerate(batch.live_rows) if done[slot])
+    return scores, done
 
 
 def run_model(

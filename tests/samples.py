@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 import pytest
 from laion import laion, write
+from toy import KIND
 
 from l2i_builder import layers, storage
 from l2i_builder.config import Config
@@ -72,6 +73,13 @@ def members_of(row: Row, config: Config, seed: int = 0) -> dict[str, bytes]:
     return encode_members(row, image, mask, fill_of(image, mask, config), config)
 
 
+def describe_mask(row: Row, mask: np.ndarray, config: Config) -> None:
+    """Enter what the segment stage measures of a mask."""
+    rule = config.layers
+    row.mask_area, row.mask_components = float((mask > 127).mean()), layers.components(mask)
+    row.hole_area = float(layers.hole(mask, rule.foreground_threshold, rule.dilate).mean())
+
+
 def small(metadata: Path | str, out: Path | str, **keys: Any) -> Config:
     """A configuration with 64-pixel images and ten rows a shard."""
     return Config(
@@ -95,7 +103,10 @@ def processed(rows: Sequence[Row], config: Config, batch_rows: int = 4) -> list[
             if row.index % 10 == 5:
                 row.refuse(Reason.HTTP_4XX, "fetch", "404")
                 continue
-            row.mask_score, row.mask_area = 0.75, 0.25
+            row.mask_score, row.mask_head = 0.75, "toy-1"
+            describe_mask(row, soft_mask(seed, config.image.size), config)
+            batch.features.setdefault("mask", {})[row.key] = np.array([0.75, seed], np.float32)
+            batch.feature_kinds["mask"] = KIND
             batch.previews[row.key] = preview(seed)
             if row.index % 10 == 3:
                 row.refuse(Reason.MASK_REJECTED, "judge_mask")

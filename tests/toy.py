@@ -21,6 +21,7 @@ from l2i_builder.run.cluster import Parts
 from l2i_builder.sample import Batch, Reason, key_fraction
 
 SIDE = 64
+KIND = {"head": "toy-1", "features": "toy", "dim": 2, "backbone": "toy", "backbone_sha256": "0" * 64}
 
 
 def write_metadata(folder: Path, rows: int, files: int = 1) -> Path:
@@ -84,10 +85,14 @@ def toy_inpainter(images: np.ndarray, holes: np.ndarray) -> np.ndarray:
 class ToyJudge:
     """Scores by the image alone, the same on every machine."""
 
-    version, threshold = "toy-1", 0.3
+    version, threshold, kind = "toy-1", 0.3, KIND
 
-    def score(self, images: np.ndarray, *layers: np.ndarray) -> np.ndarray:
-        return (images.reshape(len(images), -1).astype(np.int64).sum(axis=1) % 997 / 997).astype(np.float32)
+    def features(self, images: np.ndarray, *layers: np.ndarray) -> np.ndarray:
+        totals = images.reshape(len(images), -1).astype(np.int64).sum(axis=1)
+        return np.stack([totals % 997 / 997, totals % 7], axis=1).astype(np.float32)
+
+    def score_features(self, features: np.ndarray) -> np.ndarray:
+        return features[:, 0]
 
 
 class ToySegment(stages.SegmentStage):

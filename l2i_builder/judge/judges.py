@@ -81,6 +81,13 @@ def load_head(name: str, task: str) -> Head:
     return Head(card, tensors, hashlib.sha256("\n".join(decisive).encode()).hexdigest())
 
 
+def feature_kind(head: Head) -> dict[str, Any]:
+    """Return what a head's features are made with, and its name: the ``kinds`` of ``output/features.py``."""
+    card = head.card
+    backbone = {"backbone": card["backbone"]["name"], "backbone_sha256": card["backbone"]["sha256"]}
+    return {"head": card["name"], "features": card["features"], "dim": card["dim"], **backbone}
+
+
 def card_path(name: str) -> Path:
     """Return the path of a head's card, of a shipped name or a path. Raises WeightsError where there is none."""
     shipped = HEADS / f"{name}.json"
@@ -178,6 +185,11 @@ class _Scorer:
         self.version: str = card["name"]
         self.digest = self.head.digest
         self.threshold = config.threshold if config.threshold >= 0 else float(card["threshold"])
+
+    @property
+    def kind(self) -> dict[str, Any]:
+        """What made the features, stored beside them: heads of another kind cannot score them."""
+        return feature_kind(self.head)
 
     def score_features(self, features: np.ndarray) -> np.ndarray:
         """Return P(good), float32 [N] in 0..1, of features float32 [N, D] as ``features`` gives them."""

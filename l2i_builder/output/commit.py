@@ -1,4 +1,4 @@
-"""Commit of one shard: tar, audit tar, previews, ledger, stats, and last the manifest that says it is finished."""
+"""Commit of one shard: tars, previews, features, ledger, stats, and last the manifest that says it is finished."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from typing import Any
 from l2i_builder import storage
 from l2i_builder.config import Config
 from l2i_builder.ingest.planning import InputShard
+from l2i_builder.output.features import FOLDER as FEATURES
+from l2i_builder.output.features import Features, write_features
 from l2i_builder.output.ledger import write_ledger
 from l2i_builder.output.manifest import ShardManifest, manifest_url, pretty
 from l2i_builder.output.shards import MEMBERS, write_tar
@@ -58,10 +60,9 @@ def commit_shard(
         ("previews", [(row.key, {"webp": previews[row.key]}) for row in shown]),
     ):
         _commit_tar(out, f"{folder}/{shard.name}.tar", samples, files)
-    ledger = write_ledger([_for_ledger(row) for row in rows], {"shard": shard.number, "run_digest": run_digest})
-    name = f"ledger/{shard.name}.parquet"
-    storage.write_bytes(storage.join(out, name), ledger)
-    files[name] = {"bytes": len(ledger), "sha256": hashlib.sha256(ledger).hexdigest()}
+    facts = {"shard": shard.number, "run_digest": run_digest}
+    _commit_features(out, f"{FEATURES}/{shard.name}.parquet", rows, batches, facts, files)
+    _commit_bytes(out, f"ledger/{shard.name}.parquet", write_ledger([_for_ledger(row) for row in rows], facts), files)
     storage.write_bytes(storage.join(out, f"stats/{shard.name}.json"), pretty(_stats(rows, batches, stats)))
 
     reasons = dict(sorted(Counter(row.reason for row in rows if row.reason).items()))
@@ -136,6 +137,33 @@ def _commit_tar(
             sha256.update(block)
             md5.update(block)
     files[name] = {"bytes": size, "sha256": sha256.hexdigest(), "md5": md5.hexdigest()}
+
+
+def _commit_features(
+    out: str,
+    name: str,
+    rows: Iterable[Row],
+    batches: Iterable[Batch],
+    facts: Mapping[str, Any],
+    files: dict[str, dict[str, Any]],
+) -> None:
+    """Write what the judges saw of the rows that may be shown; without any remove what an earlier commit left."""
+    features = Features()
+    for batch in batches:
+        features.kinds |= batch.feature_kinds
+        for task, vectors in batch.features.items():
+            features.vectors[task] |= vectors
+    keys = [row.key for row in _showable(rows, ()) if any(row.key in vectors for vectors in features.vectors.values())]
+    if keys:
+        _commit_bytes(out, name, write_features(features, keys, facts), files)
+    else:
+        storage.delete(storage.join(out, name))
+
+
+def _commit_bytes(out: str, name: str, data: bytes, files: dict[str, dict[str, Any]]) -> None:
+    """Write a file and enter it in ``files``."""
+    storage.write_bytes(storage.join(out, name), data)
+    files[name] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
 
 
 def _for_ledger(row: Row) -> Row:

@@ -19,12 +19,14 @@ FOLDERS = {
     "shards": ".tar",
     "audit": ".tar",
     "previews": ".tar",
+    "features": ".parquet",
     "ledger": ".parquet",
     "stats": ".json",
     FOLDER: ".json",
 }
-# Files of the top folder that belong there: the run's own, and those of publishing.
+# Files of the top folder that belong there: the run's own, those of reviewers, and those of publishing.
 TOP = {RUN_FILE, "input.json", "index.json", "report.html", "report.json"}
+TOP |= {"labels.sqlite", "labels.sqlite-wal", "labels.sqlite-shm", "labels.parquet"}
 TOP |= {"README.md", "SHA256SUMS", "croissant.json", "LICENSE", ".gitattributes"}
 
 Progress = Callable[[int, int], None]

@@ -12,17 +12,19 @@ from functools import partial
 from typing import IO, Any
 
 import numpy as np
-from PIL import Image
 
-from l2i_builder import layers, storage
+from l2i_builder import storage
 from l2i_builder.errors import L2IError, OutputError
 from l2i_builder.ingest.planning import InputShard
+from l2i_builder.output.features import FOLDER as FEATURES
+from l2i_builder.output.features import TASKS, read_features
 from l2i_builder.output.ledger import SCHEMA, read_ledger
 from l2i_builder.output.manifest import FOLDER, RunManifest, ShardManifest, read_manifest
-from l2i_builder.output.shards import MEMBERS, REBUILD, decode_triplet, info_types, read_members
-from l2i_builder.sample import Reason, Triplet
+from l2i_builder.output.shards import REBUILD, read_members
+from l2i_builder.output.verify_samples import SECRET, SampleCheck
+from l2i_builder.sample import UNKNOWN, Reason
 
-_SECRET = frozenset({Reason.UNSAFE.value, Reason.OPTED_OUT.value})
+TARS = ("shards", "audit", "previews")
 _MOST = 5  # findings of one kind listed for a shard
 
 
@@ -64,7 +66,7 @@ class _Checker:
         self.out, self.shard, self.run, self.deep = out, shard, run, deep
         self.result = ShardCheck()
         self.rows: dict[str, dict[str, Any]] = {}  # key -> ledger line, the kept one where a key is repeated
-        self.types = info_types()
+        self.samples = SampleCheck(run, deep)
 
     def found(self, file: str, what: str, advice: str = REBUILD) -> None:
         self.result.findings.append(Finding(file, what, advice))
@@ -76,8 +78,9 @@ class _Checker:
             return self.result
         self._guarded(f"{FOLDER}/{name}.json", lambda file: self._check_manifest(manifest, file))
         kept = self._guarded(f"ledger/{name}.parquet", lambda file: self._check_ledger(manifest, file))
-        for folder in ("shards", "audit", "previews"):
+        for folder in TARS:
             self._guarded(f"{folder}/{name}.tar", partial(self._check_tar, manifest, kept))
+        self._guarded(f"{FEATURES}/{name}.parquet", partial(self._check_features, manifest, kept))
         self._guarded(f"stats/{name}.json", self._check_stats)
         return self.result
 
@@ -99,16 +102,14 @@ class _Checker:
             self.found(file, "the shard was made by another run than run.json describes")
         if manifest.rows != self.shard.rows or total != self.shard.rows:
             self.found(file, f"it accounts for {total} rows and names {manifest.rows}, the input has {self.shard.rows}")
-        known = {f"{folder}/{self.shard.name}.tar" for folder in ("shards", "audit", "previews")}
-        for name in sorted(set(manifest.files) - known - {f"ledger/{self.shard.name}.parquet"}):
+        known = {f"{folder}/{self.shard.name}.tar" for folder in TARS}
+        known |= {f"{folder}/{self.shard.name}.parquet" for folder in ("ledger", FEATURES)}
+        for name in sorted(set(manifest.files) - known):
             self.found(file, f"it lists a file {name[:200]!r} that is none of a shard's")
 
     def _check_ledger(self, manifest: ShardManifest, file: str) -> list[str] | None:
         """Check the ledger, fill ``rows`` and return the kept keys in order; None where it cannot be used."""
-        with storage.open_read(storage.join(self.out, file)) as raw:
-            digesting = _Digesting(raw)
-            digesting.drain()
-        self._check_digest(manifest, file, digesting)
+        self._check_file(manifest, file)
         table = read_ledger(storage.join(self.out, file))
         if not table.schema.equals(SCHEMA):
             self.found(file, "its columns are not those of this version of the project")
@@ -155,7 +156,8 @@ class _Checker:
             try:
                 for key, members in read_members(file, digesting):  # type: ignore[arg-type]
                     keys.append(key)
-                    if kept is not None and (what := self._wrong_sample(folder, key, members, file)):
+                    row = self.rows.get(key)
+                    if kept is not None and (what := self.samples.wrong(folder, key, members, row, file)):
                         wrong.append(f"{key}: {what}")
             except OutputError as error:
                 self.result.findings.append(Finding.of(file, error))
@@ -170,52 +172,43 @@ class _Checker:
             what = f"samples in only one of them: {', '.join(odd[:_MOST])}" if odd else "another order"
             self.found(file, f"tar and ledger disagree: {what}")
 
-    def _wrong_sample(self, folder: str, key: str, members: dict[str, bytes], file: str) -> str:
-        """Return what is wrong with a sample, "" if nothing."""
-        if tuple(members) != (("webp",) if folder == "previews" else MEMBERS):
-            return f"it has the members {', '.join(members)[:200]}"
-        row = self.rows.get(key)
-        if row is None:
-            return "the ledger has no such row"
-        if row["reason"] in _SECRET:
-            return f"its pixels must not be here: it was refused as {row['reason']}"
-        if folder == "audit" and (row["reason"] == "" or not row["audit"]):
-            return "it is no refused row of the audit slice"
-        if not self.deep:
-            return ""
-        if folder == "previews":
-            return _wrong_preview(members["webp"])
-        try:
-            triplet = decode_triplet(key, members, file)
-        except OutputError as error:
-            return str(error)
-        return self._wrong_facts(triplet, row) or self._wrong_layers(triplet)
+    def _check_features(self, manifest: ShardManifest, kept: list[str] | None, file: str) -> None:
+        """Check that the features are those of the scored rows, by the heads that the ledger names."""
+        url = storage.join(self.out, file)
+        if file not in manifest.files:
+            if storage.exists(url):
+                self.found(file, "the manifest does not list this file")
+            elif self.features_wanted and any(self._scored(task) for task in TASKS):
+                self.found(file, "rows have scores, but their features are missing")
+            return
+        self._check_file(manifest, file)
+        features = read_features(url)
+        if kept is None:
+            return
+        for task in TASKS:
+            vectors, scored = features.vectors[task], self._scored(task)
+            if odd := sorted(vectors.keys() ^ scored.keys())[:_MOST]:
+                self.found(file, f"{task}: rows with only one of score and features: {', '.join(odd)}")
+            kind = features.kinds.get(task, {})
+            if any(len(vector) != kind.get("dim") or not np.isfinite(vector).all() for vector in vectors.values()):
+                self.found(file, f"{task}: vectors are not {kind.get('dim')} finite numbers")
+            if odd := sorted({row[f"{task}_head"] for row in scored.values()} - {kind.get("head")}):
+                self.found(file, f"{task}: the ledger says that {', '.join(odd)[:200]} scored, not {kind.get('head')}")
 
-    def _wrong_facts(self, triplet: Triplet, row: dict[str, Any]) -> str:
-        types = {name: type(value) for name, value in triplet.info.items()}
-        if types != self.types:
-            odd = sorted(name for name in types.keys() | self.types.keys() if types.get(name) != self.types.get(name))
-            return f"its JSON has other keys or types than every sample has: {', '.join(odd)[:200]}"
-        odd = sorted(
-            name for name in types.keys() & row.keys() - {"width", "height"} if triplet.info[name] != row[name]
-        )
-        if odd:
-            return f"its JSON and the ledger differ in {', '.join(odd)}"
-        size = self.run.config.get("image", {}).get("size")
-        if triplet.mask.shape != (size, size) or (triplet.info["width"], triplet.info["height"]) != (size, size):
-            return f"it is {triplet.mask.shape[1]}x{triplet.mask.shape[0]}, not {size}x{size}"
-        return "" if triplet.caption == row["caption"] else "its caption is not the ledger's"
+    @property
+    def features_wanted(self) -> bool:
+        return bool(self.run.config.get("shards", {}).get("features"))
 
-    def _wrong_layers(self, triplet: Triplet) -> str:
-        rule = self.run.config.get("layers", {})
-        threshold, fill = rule.get("foreground_threshold", 0.1), tuple(rule.get("foreground_fill", (0, 0, 0)))
-        expected = layers.foreground(triplet.image, triplet.mask, threshold, fill)
-        if not np.array_equal(expected, triplet.foreground):
-            return "its foreground is not the image where the mask selects, and the fill elsewhere"
-        outside = ~layers.hole(triplet.mask, threshold, rule.get("dilate", 0))
-        if not np.array_equal(triplet.image[outside], triplet.background[outside]):
-            return "its background is not the image outside the hole"
-        return ""
+    def _scored(self, task: str) -> dict[str, dict[str, Any]]:
+        """Return key -> ledger line of the rows that a judge scored and that may be shown."""
+        score = f"{task}_score"
+        return {key: row for key, row in self.rows.items() if row[score] != UNKNOWN and row["reason"] not in SECRET}
+
+    def _check_file(self, manifest: ShardManifest, file: str) -> None:
+        with storage.open_read(storage.join(self.out, file)) as raw:
+            digesting = _Digesting(raw)
+            digesting.drain()
+        self._check_digest(manifest, file, digesting)
 
     def _check_stats(self, file: str) -> None:
         stats = json.loads(storage.read_bytes(storage.join(self.out, file)))
@@ -248,12 +241,3 @@ class _Digesting(io.RawIOBase):
         """Read to the end."""
         while self.read(storage.BLOCK):
             pass
-
-
-def _wrong_preview(data: bytes) -> str:
-    try:
-        with Image.open(io.BytesIO(data), formats=("WEBP",)) as image:
-            image.load()
-    except Exception as problem:  # decoders raise nearly anything on damaged files
-        return f"its preview does not decode: {problem}"
-    return ""

@@ -19,6 +19,8 @@ from l2i_builder import storage
 from l2i_builder.config import Config
 from l2i_builder.ingest.planning import InputPlan, InputShard, read_rows
 from l2i_builder.output.commit import commit_shard
+from l2i_builder.output.features import FOLDER as FEATURES
+from l2i_builder.output.features import read_features
 from l2i_builder.output.ledger import read_ledger
 from l2i_builder.output.manifest import PENDING, ShardManifest, finished, manifest_url, read_manifest, shard_name
 from l2i_builder.output.shards import read_members
@@ -106,10 +108,17 @@ def _merge(out: str, shard: InputShard, config: Config, batches: Sequence[Batch]
         if storage.exists(url):
             samples: Any = read_members(url)
             target.update(samples if folder != "previews" else ((key, members["webp"]) for key, members in samples))
+    url = storage.join(out, FEATURES, f"{shard.name}.parquet")
+    if storage.exists(url):
+        stored = read_features(url)
+        merged.features, merged.feature_kinds = stored.vectors, stored.kinds
     _add_old_effort(storage.join(out, "stats", f"{shard.name}.json"), merged)
     for batch in batches:
         merged.triplets |= batch.triplets
         merged.previews |= batch.previews
+        merged.feature_kinds |= batch.feature_kinds
+        for task, vectors in batch.features.items():
+            merged.features.setdefault(task, {}).update(vectors)
         for stage, seconds in batch.seconds.items():
             merged.seconds[stage] = merged.seconds.get(stage, 0.0) + seconds
         for stage, images in batch.images.items():

@@ -47,7 +47,7 @@ def content(out: Path | str) -> dict[str, bytes]:
     """All files but the stats, which hold times."""
     return {
         f"{folder}/{name}": storage.read_bytes(storage.join(str(out), folder, name))
-        for folder in ("shards", "audit", "previews", "ledger", "manifests")
+        for folder in ("shards", "audit", "previews", "features", "ledger", "manifests")
         for name in storage.list_names(storage.join(str(out), folder))
     }
 
@@ -56,10 +56,11 @@ def file_names(out: Path) -> list[str]:
     return sorted(str(path.relative_to(out)) for path in out.rglob("*") if path.is_file())
 
 
-def test_a_shard_leaves_six_files_and_no_others(tmp_path: Path) -> None:
+def test_a_shard_leaves_seven_files_and_no_others(tmp_path: Path) -> None:
     commit(tmp_path, ten(tmp_path))
     assert file_names(tmp_path) == [
         "audit/00000.tar",
+        "features/00000.parquet",
         "ledger/00000.parquet",
         "manifests/00000.json",
         "previews/00000.tar",
@@ -97,6 +98,7 @@ def test_the_manifest_says_what_is_there(tmp_path: Path) -> None:
     assert manifest.reasons == {"http_4xx": 1, "inpainting_rejected": 1, "mask_rejected": 1}
     assert sorted(manifest.files) == [
         "audit/00000.tar",
+        "features/00000.parquet",
         "ledger/00000.parquet",
         "previews/00000.tar",
         "shards/00000.tar",

@@ -1,0 +1,100 @@
+"""What can be wrong with one sample of a shard's tars, against its ledger line and the run's configuration."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from l2i_builder import layers
+from l2i_builder.errors import OutputError
+from l2i_builder.output.manifest import RunManifest
+from l2i_builder.output.shards import MEMBERS, decode_triplet, info_types
+from l2i_builder.sample import UNKNOWN, Reason, Triplet
+
+SECRET = frozenset({Reason.UNSAFE.value, Reason.OPTED_OUT.value})
+
+
+@dataclass(frozen=True)
+class SampleCheck:
+    """Checks samples of one run. deep: decode them too."""
+
+    run: RunManifest
+    deep: bool
+
+    @cached_property
+    def types(self) -> dict[str, type]:
+        return info_types()
+
+    def wrong(self, folder: str, key: str, members: dict[str, bytes], row: dict[str, Any] | None, file: str) -> str:
+        """Return what is wrong with a sample of a tar, "" if nothing. row: its ledger line."""
+        if tuple(members) != (("webp",) if folder == "previews" else MEMBERS):
+            return f"it has the members {', '.join(members)[:200]}"
+        if row is None:
+            return "the ledger has no such row"
+        if row["reason"] in SECRET:
+            return f"its pixels must not be here: it was refused as {row['reason']}"
+        if folder == "audit" and (row["reason"] == "" or not row["audit"]):
+            return "it is no refused row of the audit slice"
+        if not self.deep:
+            return ""
+        if folder == "previews":
+            return _wrong_preview(members["webp"])
+        try:
+            triplet = decode_triplet(key, members, file)
+        except OutputError as error:
+            return str(error)
+        return self._wrong_facts(triplet, row) or self._wrong_layers(triplet) or self._wrong_measures(triplet, row)
+
+    def _wrong_facts(self, triplet: Triplet, row: dict[str, Any]) -> str:
+        types = {name: type(value) for name, value in triplet.info.items()}
+        if types != self.types:
+            odd = sorted(name for name in types.keys() | self.types.keys() if types.get(name) != self.types.get(name))
+            return f"its JSON has other keys or types than every sample has: {', '.join(odd)[:200]}"
+        odd = sorted(
+            name for name in types.keys() & row.keys() - {"width", "height"} if triplet.info[name] != row[name]
+        )
+        if odd:
+            return f"its JSON and the ledger differ in {', '.join(odd)}"
+        size = self.run.config.get("image", {}).get("size")
+        if triplet.mask.shape != (size, size) or (triplet.info["width"], triplet.info["height"]) != (size, size):
+            return f"it is {triplet.mask.shape[1]}x{triplet.mask.shape[0]}, not {size}x{size}"
+        return "" if triplet.caption == row["caption"] else "its caption is not the ledger's"
+
+    def _wrong_layers(self, triplet: Triplet) -> str:
+        rule = self.run.config.get("layers", {})
+        threshold, fill = rule.get("foreground_threshold", 0.1), tuple(rule.get("foreground_fill", (0, 0, 0)))
+        expected = layers.foreground(triplet.image, triplet.mask, threshold, fill)
+        if not np.array_equal(expected, triplet.foreground):
+            return "its foreground is not the image where the mask selects, and the fill elsewhere"
+        outside = ~self._hole(triplet)
+        if not np.array_equal(triplet.image[outside], triplet.background[outside]):
+            return "its background is not the image outside the hole"
+        return ""
+
+    def _wrong_measures(self, triplet: Triplet, row: dict[str, Any]) -> str:
+        """The mask is stored without loss, so what was measured of it can be measured again."""
+        measured = {
+            "mask_area": float((triplet.mask > 127).mean()),
+            "hole_area": float(self._hole(triplet).mean()),
+            "mask_components": layers.components(triplet.mask),
+        }
+        odd = [name for name, value in measured.items() if row[name] not in (UNKNOWN, value)]
+        return f"its mask is not the one that was measured: {', '.join(odd)}" if odd else ""
+
+    def _hole(self, triplet: Triplet) -> np.ndarray:
+        rule = self.run.config.get("layers", {})
+        return layers.hole(triplet.mask, rule.get("foreground_threshold", 0.1), rule.get("dilate", 0))
+
+
+def _wrong_preview(data: bytes) -> str:
+    try:
+        with Image.open(io.BytesIO(data), formats=("WEBP",)) as image:
+            image.load()
+    except Exception as problem:  # decoders raise nearly anything on damaged files
+        return f"its preview does not decode: {problem}"
+    return ""
