@@ -103,14 +103,19 @@ def upload(local: str | os.PathLike[str], url: str, error: type[L2IError] = Outp
 
 def list_names(folder: str, suffix: str = "", error: type[L2IError] = OutputError) -> list[str]:
     """Return the sorted base names of a folder's files that end in ``suffix``; [] if it is absent. One listing."""
+    return sorted(name for name in list_sizes(folder, error) if name.endswith(suffix))
+
+
+def list_sizes(folder: str, error: type[L2IError] = OutputError) -> dict[str, int]:
+    """Return base name -> bytes of a folder's files; {} if it is absent. One listing."""
     with explained("list", folder, error):
         fs, path = filesystem(folder)
         try:
             entries = fs.ls(path, detail=True)
         except FileNotFoundError:
-            return []
-    names = (str(entry["name"]).rstrip("/").rpartition("/")[2] for entry in entries if entry["type"] == "file")
-    return sorted(name for name in names if name and name.endswith(suffix))
+            return {}
+    files = ((str(entry["name"]).rstrip("/").rpartition("/")[2], entry) for entry in entries if entry["type"] == "file")
+    return {name: int(entry["size"] or 0) for name, entry in files if name}
 
 
 def open_read(url: str, error: type[L2IError] = OutputError, cache: str = "readahead") -> IO[bytes]:

@@ -18,6 +18,7 @@ from l2i_builder.output import manifest
 from l2i_builder.output.shards import wids_index
 from l2i_builder.run.cluster import Parts
 from l2i_builder.run.progress import ConsoleProgress
+from l2i_builder.run.resume import whole_shards
 from l2i_builder.run.retry import recover, retry_parts, retryable
 
 WITHOUT_WEIGHTS = {"patchmatch", "telea"}
@@ -51,8 +52,8 @@ def build(config: Config, console: Console | None = None, inline: bool = False, 
     plan = planning.plan(config)
     run = claim(config, plan)
     recover(config.out)
-    again = retryable(config.out, plan) if retry_failed else []
-    done = manifest.finished(config.out)
+    done = _finished(config.out, console)
+    again = retryable(config.out, plan, done) if retry_failed else []
     todo = [shard for shard in plan.shards if shard.number not in done]
     if len(todo) < len(plan.shards):
         console.print(f"{len(plan.shards) - len(todo):,} of {len(plan.shards):,} shards are finished and skipped")
@@ -69,6 +70,14 @@ def build(config: Config, console: Console | None = None, inline: bool = False, 
             f"{len(failed)} of {len(plan.shards)} shards failed every attempt; run again to retry them:\n  {listed}"
         )
     return result
+
+
+def _finished(out: str, console: Console) -> set[int]:
+    """Return the shards that need no work; tell of those that do because their files are damaged."""
+    done, damaged = whole_shards(out)
+    for number, what in sorted(damaged.items()):
+        console.print(f"shard {manifest.shard_name(number)} is damaged ({what}) and is built again", markup=False)
+    return done
 
 
 def claim(config: Config, plan: InputPlan) -> manifest.RunManifest:

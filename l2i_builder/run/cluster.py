@@ -22,7 +22,7 @@ from ray.exceptions import RayError, RayTaskError
 
 from l2i_builder import storage
 from l2i_builder.config import Config, Group
-from l2i_builder.errors import ClusterError, L2IError
+from l2i_builder.errors import ClusterError, L2IError, MetadataError, OutputError
 from l2i_builder.ingest.planning import InputShard
 from l2i_builder.output.commit import commit_shard
 from l2i_builder.output.manifest import ShardManifest
@@ -35,6 +35,9 @@ if TYPE_CHECKING:
     from l2i_builder.stages import Stage
 
 RETRY_PAUSE = 0.5  # seconds before the second attempt at a shard; doubles
+COMMIT_PAUSES = (1.0, 5.0, 20.0)  # seconds before storage that refused a commit is asked again
+
+_PERHAPS_PASSING = (ClusterError, OutputError, MetadataError)
 
 
 class StageWorker:
@@ -177,8 +180,9 @@ class Driver:
             except (RayError, ClusterError) as error:
                 self.progress.undo(**counted)
                 cause = error.cause if isinstance(error, RayTaskError) and error.cause else error
-                if isinstance(cause, L2IError) and not isinstance(cause, ClusterError):
-                    raise cause from None  # a full disk, a changed file: no attempt can mend it
+                settled = isinstance(cause, L2IError) and not isinstance(cause, _PERHAPS_PASSING)
+                if settled or (isinstance(cause, (OutputError, MetadataError)) and attempt == attempts):
+                    raise cause from None  # wrong weights, a full disk, a changed file: no attempt can mend it
                 text = " ".join(str(cause).split())[:300]
                 self.progress.note(f"shard {shard.name}: attempt {attempt} of {attempts} failed: {text}")
                 self.outcome.failed[shard.name] = f"{type(cause).__name__}: {text}"
@@ -203,13 +207,25 @@ class Driver:
                         if part.done():
                             part.result()  # a failure ends the attempt at once
             batches = await asyncio.gather(*parts)
-            stats = {"attempt": attempt, "start_time": started}
-            return await self.commit(shard, self.config, stats, self.run_digest, *batches)
+            return await self._commit(shard, {"attempt": attempt, "start_time": started}, batches)
         except BaseException:
             for part in parts:
                 part.cancel()
             await asyncio.gather(*parts, return_exceptions=True)
             raise
+
+    async def _commit(self, shard: InputShard, stats: dict[str, Any], batches: list[Any]) -> ShardManifest:
+        """Commit what is computed; storage that fails is asked again, rather than the models."""
+        for pause in COMMIT_PAUSES:
+            try:
+                return await self.commit(shard, self.config, stats, self.run_digest, *batches)
+            except RayTaskError as error:
+                if not isinstance(error.cause, OutputError):
+                    raise
+                text = " ".join(str(error.cause).split())[:300]
+                self.progress.note(f"shard {shard.name}: {text} Trying again in {pause:g} s.")
+                await asyncio.sleep(pause)
+        return await self.commit(shard, self.config, stats, self.run_digest, *batches)
 
     async def _batch(self, ref: Any, node: str, counted: dict[str, int]) -> Any:
         summary: dict[str, int] = {}

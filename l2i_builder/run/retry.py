@@ -8,7 +8,7 @@ interrupted, so a shard is the old one or the new one, and what was kept stays k
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
@@ -31,9 +31,9 @@ from l2i_builder.source.source import Source, make_source
 READERS = 32  # manifests read at once
 
 
-def retryable(out: str, plan: InputPlan) -> list[InputShard]:
-    """Return the finished shards that hold a row whose failure was transient."""
-    shards = [shard for shard in plan.shards if shard.number in finished(out)]
+def retryable(out: str, plan: InputPlan, done: Collection[int]) -> list[InputShard]:
+    """Return those of the finished shards ``done`` that hold a row whose failure was transient."""
+    shards = [shard for shard in plan.shards if shard.number in done]
     with ThreadPoolExecutor(READERS) as pool:
         manifests = pool.map(lambda shard: read_manifest(out, shard.number), shards)
         return [

@@ -63,16 +63,16 @@ def test_only_transient_failures_are_fetched_again(flaky_run):
     before = reasons(config)
     assert before.count("timeout") > 10
 
-    run_inline(config, retry.retryable(config.out, plan), "digest", Silent(), again(config))
+    run_inline(config, retry.retryable(config.out, plan, finished(config.out)), "digest", Silent(), again(config))
 
     assert "timeout" not in reasons(config)
     assert reasons(config).count("http_4xx") == before.count("http_4xx")
-    assert retry.retryable(config.out, plan) == []
+    assert retry.retryable(config.out, plan, finished(config.out)) == []
 
 
 def test_the_result_is_what_a_run_over_a_healthy_web_gives(flaky_run, tmp_path):
     config, plan = flaky_run
-    run_inline(config, retry.retryable(config.out, plan), "digest", Silent(), again(config))
+    run_inline(config, retry.retryable(config.out, plan, finished(config.out)), "digest", Silent(), again(config))
     healthy = toy_config(tmp_path / "metadata", tmp_path / "healthy")
     run_inline(healthy, plan.shards, "digest", Silent(), parts(healthy, HealedSource))
     assert contents(tmp_path / "out") == contents(tmp_path / "healthy")
@@ -81,7 +81,7 @@ def test_the_result_is_what_a_run_over_a_healthy_web_gives(flaky_run, tmp_path):
 @pytest.mark.parametrize("moves", [0, 1, 2, 3, 4])
 def test_an_interrupted_move_is_finished_by_the_next_run(flaky_run, tmp_path, monkeypatch, moves):
     config, plan = flaky_run
-    shard = retry.retryable(config.out, plan)[:1]
+    shard = retry.retryable(config.out, plan, finished(config.out))[:1]
     real, left = storage.move, [moves]
 
     def breaks(source, target):
@@ -114,6 +114,6 @@ def test_a_retried_row_gives_way_to_a_settled_one_with_its_content(flaky_run):
 
 def test_verify_accepts_the_result(flaky_run):
     config, plan = flaky_run
-    run_inline(config, retry.retryable(config.out, plan), "digest", Silent(), again(config))
+    run_inline(config, retry.retryable(config.out, plan, finished(config.out)), "digest", Silent(), again(config))
     found = [finding for finding in verify(config.out, deep=True) if "run.json" not in finding.file]
     assert [finding for finding in found if "input.json" not in finding.file] == []
