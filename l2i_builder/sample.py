@@ -62,6 +62,8 @@ class Reason(StrEnum):
     MASK_REJECTED = "mask_rejected"
     INPAINTING_REJECTED = "inpainting_rejected"
     STAGE_ERROR = "stage_error"
+    UNDECIDED = "undecided"
+    TAKEN_DOWN = "taken_down"
 
     @property
     def verdict(self) -> Verdict:
@@ -85,6 +87,7 @@ _TRANSIENT = frozenset(
         Reason.DECODER_CRASHED,
         Reason.DECODE_TIMEOUT,
         Reason.STAGE_ERROR,
+        Reason.UNDECIDED,
     }
 )
 _FAILURES = _TRANSIENT | {
@@ -105,6 +108,9 @@ _FAILURES = _TRANSIENT | {
     Reason.TOO_MANY_PIXELS,
     Reason.HASH_MISMATCH,
 }
+
+# Pixels of these, and what was computed of them, are never written, whatever asks for them.
+NEVER_SHOWN = frozenset({Reason.UNSAFE.value, Reason.OPTED_OUT.value, Reason.TAKEN_DOWN.value})
 
 UNKNOWN = -1  # typed sentinel of every number that is not known; strings use ""
 

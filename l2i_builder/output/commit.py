@@ -17,12 +17,10 @@ from l2i_builder.output.features import Features, write_features
 from l2i_builder.output.ledger import write_ledger
 from l2i_builder.output.manifest import ShardManifest, manifest_url, pretty
 from l2i_builder.output.shards import MEMBERS, write_tar
-from l2i_builder.sample import Batch, Reason, Row, Verdict, key_fraction
+from l2i_builder.sample import NEVER_SHOWN, Batch, Reason, Row, Verdict, key_fraction
 
 STAGE = "commit"
 
-# Pixels of these are never written, whatever asks for them.
-_NEVER_SHOWN = frozenset({Reason.UNSAFE.value, Reason.OPTED_OUT.value})
 _FETCH_STAGES = frozenset({"ingest", "fetch"})
 
 
@@ -95,7 +93,7 @@ def _showable(rows: Iterable[Row], others: Iterable[Row]) -> list[Row]:
     keys = {row.key for row in others}
     result = []
     for row in rows:
-        if row.key not in keys and row.reason not in _NEVER_SHOWN:
+        if row.key not in keys and row.reason not in NEVER_SHOWN:
             keys.add(row.key)
             result.append(row)
     return result

@@ -14,9 +14,7 @@ from l2i_builder import layers
 from l2i_builder.errors import OutputError
 from l2i_builder.output.manifest import RunManifest
 from l2i_builder.output.shards import MEMBERS, decode_triplet, info_types
-from l2i_builder.sample import UNKNOWN, Reason, Triplet
-
-SECRET = frozenset({Reason.UNSAFE.value, Reason.OPTED_OUT.value})
+from l2i_builder.sample import NEVER_SHOWN, UNKNOWN, Triplet
 
 
 @dataclass(frozen=True)
@@ -36,7 +34,7 @@ class SampleCheck:
             return f"it has the members {', '.join(members)[:200]}"
         if row is None:
             return "the ledger has no such row"
-        if row["reason"] in SECRET:
+        if row["reason"] in NEVER_SHOWN:
             return f"its pixels must not be here: it was refused as {row['reason']}"
         if folder == "audit" and (row["reason"] == "" or not row["audit"]):
             return "it is no refused row of the audit slice"

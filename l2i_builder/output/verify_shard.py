@@ -21,8 +21,8 @@ from l2i_builder.output.features import TASKS, read_features
 from l2i_builder.output.ledger import SCHEMA, read_ledger
 from l2i_builder.output.manifest import FOLDER, RunManifest, ShardManifest, read_manifest
 from l2i_builder.output.shards import REBUILD, read_members
-from l2i_builder.output.verify_samples import SECRET, SampleCheck
-from l2i_builder.sample import UNKNOWN, Reason
+from l2i_builder.output.verify_samples import SampleCheck
+from l2i_builder.sample import NEVER_SHOWN, UNKNOWN, Reason
 
 TARS = ("shards", "audit", "previews")
 _MOST = 5  # findings of one kind listed for a shard
@@ -202,7 +202,9 @@ class _Checker:
     def _scored(self, task: str) -> dict[str, dict[str, Any]]:
         """Return key -> ledger line of the rows that a judge scored and that may be shown."""
         score = f"{task}_score"
-        return {key: row for key, row in self.rows.items() if row[score] != UNKNOWN and row["reason"] not in SECRET}
+        return {
+            key: row for key, row in self.rows.items() if row[score] != UNKNOWN and row["reason"] not in NEVER_SHOWN
+        }
 
     def _check_file(self, manifest: ShardManifest, file: str) -> None:
         with storage.open_read(storage.join(self.out, file)) as raw:

@@ -48,4 +48,7 @@ EXPLANATIONS: dict[Reason, str] = {
     "likely shows an object or an artefact.",
     Reason.STAGE_ERROR: "A stage raised an error for this one sample; the detail says which. Worth a bug report if "
     "common.",
+    Reason.UNDECIDED: "New thresholds would keep it, but it was never inpainted, or its pixels were not stored; "
+    "`l2i build --retry-failed` makes up for it.",
+    Reason.TAKEN_DOWN: "Taken down on request. Its pixels, link, caption and digests are gone, and stay gone.",
 }
