@@ -11,8 +11,8 @@ import io
 import json
 import re
 import tarfile
-from collections.abc import Iterable, Iterator, Mapping
-from typing import IO, Any
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import IO, Any, TypeVar
 
 import cv2
 import numpy as np
@@ -23,6 +23,8 @@ from l2i_builder.config import Config
 from l2i_builder.errors import OutputError
 from l2i_builder.output.ledger import plain
 from l2i_builder.sample import Row, Triplet
+
+T = TypeVar("T")
 
 MEMBERS = ("jpg", "fg.png", "bg.jpg", "mask.png", "txt", "json")  # of a sample, in order
 KEY = re.compile(r"[A-Za-z0-9_-]{1,100}")
@@ -96,6 +98,13 @@ def sample_info(row: Row, shape: tuple[int, ...], config: Config) -> dict[str, A
     }
 
 
+def amend_info(data: bytes, row: Row) -> bytes:
+    """Return a sample's JSON with the facts of its row as they are now; the same facts give the same bytes."""
+    facts = plain(row)
+    info = json.loads(data)
+    return json.dumps(info | {name: facts[name] for name in _ROW_FACTS}, ensure_ascii=True, allow_nan=False).encode()
+
+
 def info_types() -> dict[str, type]:
     """Return the type of every key of a sample's JSON."""
     example = sample_info(Row("", "", "", 0, 0), (0, 0, 3), Config())
@@ -130,10 +139,22 @@ def read_members(url: str, file: IO[bytes] | None = None) -> Iterator[tuple[str,
     ``file``: read from there; ``url`` then only names it. Raises OutputError on a damaged tar, a member that is no
     plain file, a name with a path, or a sample whose members are not adjacent.
     """
+    return _samples(url, file, _content)
+
+
+def index_tar(url: str, file: IO[bytes]) -> dict[str, dict[str, tuple[int, int]]]:
+    """Return where the members of each sample lie: key -> suffix -> (offset, size). Checks as ``read_members``."""
+    return dict(_samples(url, file, lambda _, entry: (entry.offset_data, entry.size)))
+
+
+def _samples(
+    url: str, file: IO[bytes] | None, take: Callable[[tarfile.TarFile, tarfile.TarInfo], T]
+) -> Iterator[tuple[str, dict[str, T]]]:
+    """Yield (key, {suffix: what ``take`` returns}) of each sample."""
     key = ""
-    members: dict[str, bytes] = {}
+    members: dict[str, T] = {}
     seen: set[str] = set()
-    for name, data in _entries(url, file):
+    for name, value in _entries(url, file, take):
         stem, _, suffix = name.partition(".")
         if not KEY.fullmatch(stem) or not suffix or "/" in suffix:
             raise OutputError(f"{url} holds a member {name[:200]!r}, which is no sample's. Do not use this shard.")
@@ -146,16 +167,18 @@ def read_members(url: str, file: IO[bytes] | None = None) -> Iterator[tuple[str,
             key, members = stem, {}
         if suffix in members:
             raise OutputError(f"{url} holds {name!r} twice. {REBUILD}")
-        members[suffix] = data
+        members[suffix] = value
     if members:
         yield key, members
 
 
-def _entries(url: str, file: IO[bytes] | None) -> Iterator[tuple[str, bytes]]:
-    """Yield (name, content) of a tar's members."""
+def _entries(
+    url: str, file: IO[bytes] | None, take: Callable[[tarfile.TarFile, tarfile.TarInfo], T]
+) -> Iterator[tuple[str, T]]:
+    """Yield (name, what ``take`` returns) of a tar's members."""
     if file is None:
         with storage.open_read(url) as opened:
-            yield from _entries(url, opened)
+            yield from _entries(url, opened, take)
         return
     ending = _Ending(file)
     try:
@@ -163,12 +186,16 @@ def _entries(url: str, file: IO[bytes] | None) -> Iterator[tuple[str, bytes]]:
             for entry in tar:
                 if not entry.isreg() or entry.size > MAX_MEMBER:
                     raise OutputError(f"{url}: member {entry.name[:200]!r} is no file of a sample. {REBUILD}")
-                content = tar.extractfile(entry)
-                yield entry.name, content.read() if content else b""
+                yield entry.name, take(tar, entry)
         if not ending.marked():
             raise tarfile.ReadError("its end mark is missing")
     except (tarfile.TarError, OSError, EOFError, ValueError) as problem:
         raise OutputError(f"{url} is damaged or cut off: {problem}. {REBUILD}") from problem
+
+
+def _content(tar: tarfile.TarFile, entry: tarfile.TarInfo) -> bytes:
+    content = tar.extractfile(entry)
+    return content.read() if content else b""
 
 
 class _Ending:

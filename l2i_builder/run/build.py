@@ -15,11 +15,12 @@ from l2i_builder.errors import ConfigError, ShardsFailedError
 from l2i_builder.ingest import planning
 from l2i_builder.ingest.planning import InputPlan, InputShard
 from l2i_builder.output import manifest
+from l2i_builder.output.rewrite import recover
 from l2i_builder.output.shards import wids_index
 from l2i_builder.run.cluster import Parts
 from l2i_builder.run.progress import ConsoleProgress
 from l2i_builder.run.resume import whole_shards
-from l2i_builder.run.retry import recover, retry_parts, retryable
+from l2i_builder.run.retry import retry_parts, retryable
 
 WITHOUT_WEIGHTS = {"patchmatch", "telea"}
 

@@ -7,6 +7,7 @@ from toy import Silent, ToySource, contents, toy_config, toy_parts, write_metada
 
 from l2i_builder import storage
 from l2i_builder.ingest import planning
+from l2i_builder.output import rewrite
 from l2i_builder.output.ledger import read_ledger
 from l2i_builder.output.manifest import finished, read_manifest
 from l2i_builder.output.verify import verify
@@ -95,8 +96,8 @@ def test_an_interrupted_move_is_finished_by_the_next_run(flaky_run, tmp_path, mo
         run_inline(config, shard, "digest", Silent(), again(config))
     monkeypatch.setattr(storage, "move", real)
 
-    assert retry.recover(config.out) == 1
-    assert retry.recover(config.out) == 0
+    assert rewrite.recover(config.out) == 1
+    assert rewrite.recover(config.out) == 0
     manifest = read_manifest(config.out, shard[0].number)
     assert "timeout" not in manifest.reasons
     for name, facts in manifest.files.items():
@@ -104,8 +105,8 @@ def test_an_interrupted_move_is_finished_by_the_next_run(flaky_run, tmp_path, mo
 
 
 def test_a_retried_row_gives_way_to_a_settled_one_with_its_content(flaky_run):
-    config, plan = flaky_run
-    old = retry._ledger_rows(config.out, plan.shards[0])
+    config, _ = flaky_run
+    old = rewrite.stored_rows(config.out, 0)
     rows = [row for row in old if row.kept][:2]
     rows[0].sha256 = rows[1].sha256 = "ab" * 32
     retry._refuse_repeated_content(rows, [False, True])
