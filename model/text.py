@@ -166,7 +166,7 @@ def make_text_encoder(name: str, captions: Iterable[str] = (), config: Text | No
         encoder = _from_folder(folder, config.length)
     else:
         raise ConfigError(
-            f"no text encoder is called {name!r}: choose clip-vit-l-14, minilm or words, or give a folder that holds one"
+            f"no text encoder is called {name!r}: choose clip-vit-l-14, minilm or words, or give its folder"
         )
     encoder.requires_grad_(config.trained)
     return encoder.train(config.trained)

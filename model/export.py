@@ -1,0 +1,224 @@
+"""Layered images as files: PSD, OpenRaster, a set of PNGs, and contact sheets."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+from xml.sax.saxutils import quoteattr
+
+import cv2
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from l2i_builder import layers, storage
+from l2i_builder.errors import ConfigError
+from model.psd import PsdLayer, psd_bytes
+
+TRUST = 0.9  # of a mask: colours of F below it are mixed with others, and replaced when they are padded
+CELL = 192  # pixels of a picture on a contact sheet
+
+_MARGIN, _CAPTION = 8, 30
+
+
+@dataclass(frozen=True)
+class LayeredImage:
+    """A layered image (F, B, m), or a plain picture when it has a background only.
+
+    background uint8 [H, W, 3]; foreground uint8 [H, W, 3] and mask uint8 [H, W] (m scaled to 0..255), or None.
+    ``over``: further (foreground, mask) pairs above it, from the bottom up.
+    """
+
+    background: np.ndarray
+    foreground: np.ndarray | None = None
+    mask: np.ndarray | None = None
+    prompt: str = ""
+    over: tuple[tuple[np.ndarray, np.ndarray], ...] = field(default=())
+
+    @property
+    def objects(self) -> list[tuple[np.ndarray, np.ndarray]]:
+        """All (foreground, mask) pairs, from the bottom up."""
+        lowest = [] if self.foreground is None or self.mask is None else [(self.foreground, self.mask)]
+        return [*lowest, *self.over]
+
+    @property
+    def composite(self) -> np.ndarray:
+        """C = mF + (1 - m)B, layer by layer: uint8 [H, W, 3]."""
+        picture = self.background
+        for foreground, mask in self.objects:
+            picture = layers.composite(foreground, picture, mask)
+        return picture
+
+    def padded(self, trust: float = TRUST) -> LayeredImage:
+        """Return it with colour-padded foregrounds (see ``pad_colours``)."""
+        done = [(pad_colours(foreground, mask, trust), mask) for foreground, mask in self.objects]
+        if not done:
+            return self
+        return LayeredImage(self.background, *done[0], self.prompt, tuple(done[1:]))
+
+
+def pad_colours(foreground: np.ndarray, mask: np.ndarray, trust: float = TRUST) -> np.ndarray:
+    """Return F with the colours of its trusted pixels, m > trust, carried outwards over all others.
+
+    A generated F fades to its fill, and F of a photograph to the old background, where m is small: resized,
+    feathered or moved over another picture it shows a halo. Padded, it has the object's own colours there.
+
+    foreground uint8 [H, W, 3], mask uint8 [H, W]. Where m is nowhere over ``trust``, F is returned as it is.
+    """
+    trusted = mask > trust * 255
+    if not trusted.any() or trusted.all():
+        return foreground
+    _, labels = cv2.distanceTransformWithLabels(
+        (~trusted).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_5, labelType=cv2.DIST_LABEL_PIXEL
+    )
+    colours = np.zeros((labels.max() + 1, 3), np.uint8)
+    colours[labels[trusted]] = foreground[trusted]
+    nearest = colours[labels]
+    smooth = cv2.GaussianBlur(nearest, (0, 0), max(mask.shape) / 128)
+    return np.where(trusted[:, :, None], foreground, smooth)
+
+
+def to_psd(image: LayeredImage) -> bytes:
+    """Return a PSD: the background, and each foreground with its mask as an editable layer mask."""
+    stack = [PsdLayer("background", image.background)]
+    for number, (foreground, mask) in enumerate(image.objects):
+        stack.append(PsdLayer(_layer_name(image, number), foreground, mask))
+    return psd_bytes(stack, image.composite)
+
+
+def to_ora(image: LayeredImage) -> bytes:
+    """Return an OpenRaster file (freedesktop.org's specification 0.0.5): GIMP, Krita and MyPaint open it.
+
+    Its layers have transparency in place of masks. The same image gives the same bytes.
+    """
+    height, width = image.background.shape[:2]
+    stack = [("background", image.background)]
+    for number, (foreground, mask) in enumerate(image.objects):
+        stack.append((_layer_name(image, number), np.dstack([foreground, mask])))
+    entries = "".join(
+        f'  <layer name={quoteattr(_printable(name))} src="data/layer{number}.png" x="0" y="0" opacity="1.0" '
+        'visibility="visible" composite-op="svg:src-over"/>\n'
+        for number, (name, _) in reversed(list(enumerate(stack)))  # the first entry is the top
+    )
+    xml = (
+        '<?xml version="1.0" encoding="UTF-8"?>\n'
+        f'<image version="0.0.5" w="{width}" h="{height}" xres="72" yres="72">\n'
+        f" <stack>\n{entries} </stack>\n</image>\n"
+    )
+    thumbnail = Image.fromarray(image.composite)
+    thumbnail.thumbnail((256, 256))
+    members = {"mimetype": b"image/openraster", "stack.xml": xml.encode()}
+    members |= {f"data/layer{number}.png": _png(pixels) for number, (_, pixels) in enumerate(stack)}
+    members |= {"mergedimage.png": _png(image.composite), "Thumbnails/thumbnail.png": _png(np.asarray(thumbnail))}
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:  # PNGs do not shrink further
+        for name, data in members.items():
+            archive.writestr(zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0)), data)
+    return file.getvalue()
+
+
+def to_pngs(image: LayeredImage) -> dict[str, bytes]:
+    """Return PNGs by name: composite, background, and for each object foreground, mask and cutout (RGBA)."""
+    files = {"composite": _png(image.composite), "background": _png(image.background)}
+    for number, (foreground, mask) in enumerate(image.objects):
+        suffix = str(number + 1) if number else ""
+        files[f"foreground{suffix}"] = _png(foreground)
+        files[f"mask{suffix}"] = _png(mask)
+        files[f"cutout{suffix}"] = _png(np.dstack([foreground, mask]))
+    return files
+
+
+def contact_sheet(images: Sequence[LayeredImage], cell: int = CELL) -> np.ndarray:
+    """Return one picture, uint8 [H, W, 3]: a row for each image with its prompt, and composite | cut-out | F | B | m.
+
+    Cut-outs lie on a chequerboard. A plain picture has only its first cell.
+    """
+    names = ["composite", "cut-out", "foreground F", "background B", "mask m"]
+    columns = len(names) if any(image.objects for image in images) else 1
+    width = _MARGIN + columns * (cell + _MARGIN)
+    height = _CAPTION + len(images) * (cell + _CAPTION)
+    sheet = Image.new("RGB", (width, height), "white")
+    draw = ImageDraw.Draw(sheet)
+    font = ImageFont.load_default(13)
+    for column in range(columns):
+        draw.text((_MARGIN + column * (cell + _MARGIN), 8), names[column], "#666", font)
+    for row, image in enumerate(images):
+        top = _CAPTION + row * (cell + _CAPTION)
+        for column, picture in enumerate(_cells(image)):
+            sheet.paste(_fit(picture, cell), (_MARGIN + column * (cell + _MARGIN), top))
+        text = _fitting(_printable(image.prompt), lambda text: draw.textlength(text, font), width - 2 * _MARGIN)
+        draw.text((_MARGIN, top + cell + 6), text, "black", font)
+    return np.asarray(sheet)
+
+
+def save(images: Sequence[LayeredImage], target: str) -> list[str]:
+    """Write images as the suffix of ``target`` (path or URL) says, and return what was written.
+
+    ``.psd`` and ``.ora``: one file for each, numbered when there are several. ``.png``: a set of PNGs for each.
+    Raises ConfigError for another suffix, OutputError when it cannot be written.
+    """
+    suffix = PurePosixPath(target).suffix.lower()
+    if suffix not in (".psd", ".ora", ".png"):
+        raise ConfigError(f"{target}: layered images are written as .psd, .ora or .png; choose one of these")
+    stem, written = target[: -len(suffix)], []
+    for number, image in enumerate(images):
+        name = f"{stem}-{number:03d}" if len(images) > 1 else stem
+        if suffix == ".png":
+            files = {f"{name}.{part}.png": data for part, data in to_pngs(image).items()}
+        else:
+            files = {f"{name}{suffix}": to_psd(image) if suffix == ".psd" else to_ora(image)}
+        for url, data in files.items():
+            storage.write_bytes(url, data)
+            written.append(url)
+    return written
+
+
+def save_sheet(images: Sequence[LayeredImage], target: str, cell: int = CELL) -> None:
+    """Write a contact sheet as PNG. Raises OutputError when it cannot be written."""
+    storage.write_bytes(target, _png(contact_sheet(images, cell)))
+
+
+def _layer_name(image: LayeredImage, number: int) -> str:
+    name = "foreground" if not number else f"foreground {number + 1}"
+    return f"{name}: {image.prompt}"[:120] if image.prompt else name
+
+
+def _cells(image: LayeredImage) -> list[np.ndarray]:
+    if not image.objects:
+        return [image.composite]
+    foreground, mask = image.objects[-1]
+    square = max(2, max(mask.shape) // 24)
+    y, x = np.indices(mask.shape) // square
+    board = ((y + x) % 2 * 40 + 200).astype(np.uint8)
+    cutout = layers.composite(foreground, np.dstack([board] * 3), mask)
+    return [image.composite, cutout, foreground, image.background, np.dstack([mask] * 3)]
+
+
+def _fit(picture: np.ndarray, cell: int) -> Image.Image:
+    """Scale a picture into a cell: small ones by nearest neighbour, so that their pixels can be seen."""
+    scale = cell / max(picture.shape[:2])
+    size = (max(1, round(picture.shape[1] * scale)), max(1, round(picture.shape[0] * scale)))
+    how = Image.Resampling.NEAREST if scale >= 2 else Image.Resampling.LANCZOS
+    return Image.fromarray(picture).resize(size, how)
+
+
+def _fitting(text: str, width: Callable[[str], float], room: float) -> str:
+    """Return the text, cut with an ellipsis where it is wider than the room."""
+    if width(text) <= room:
+        return text
+    while text and width(text + "...") > room:
+        text = text[:-1]
+    return text + "..."
+
+
+def _printable(text: str) -> str:
+    """Return the text on one line, without what neither XML nor a font has (control characters, surrogates)."""
+    return "".join(c for c in " ".join(text.split()) if c.isprintable())
+
+
+def _png(pixels: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()
