@@ -31,9 +31,10 @@ class Data(Section):
     size: Positive = Field(256, description="side in pixels at which layers are trained on (paper: 256, then 512)")
     foreground: Literal["cut", "stored", "padded"] = Field(
         "cut",
-        description="cut (paper): I where m > 0.1, the stored fill elsewhere, cut at the training size · stored: the "
-        "stored PNG, resized · padded: the colours of the edge continued, so that edited masks show no halo",
+        description="cut (paper): I where m > 0.1, `fill` elsewhere, cut at the training size · stored: the stored "
+        "PNG, resized · padded: the colours of the edge continued, so that edited masks show no halo",
     )
+    fill: tuple[int, int, int] = Field((0, 0, 0), description="cut: F elsewhere (paper: not stated)")
     crop: float = Field(1.0, gt=0, le=1, description="smallest side of a random square crop, as a share; 1 = no crop")
     flip: bool = Field(True, description="mirror half of the samples; all members alike")
     shuffle: Count = Field(1000, description="samples in each worker's shuffle buffer, as stored bytes; 0 = none")
@@ -41,11 +42,13 @@ class Data(Section):
 
 
 class Autoencoder(Section):
-    init: Literal["scratch", "rgb", "resume"] = Field(
+    init: Literal["scratch", "rgb", "resume", "separate", "image"] = Field(
         "scratch",
-        description="scratch (paper) · rgb: inflated from an RGB autoencoder · resume: from one of this project",
+        description="scratch (paper) · rgb: inflated from an RGB autoencoder · resume: from one of this project · "
+        "the baselines, not trained: separate: F, B and m each through the RGB autoencoder at source · image: the "
+        "composed image alone through it",
     )
-    source: str = Field("", description="for rgb and resume: folder or hub id of the autoencoder")
+    source: str = Field("", description="for all but scratch: folder or hub id of the autoencoder")
     subfolder: str = Field("", description="where in source the autoencoder lies (Stable Diffusion: vae)")
     revision: str = Field("", description="for a hub id: the commit to load")
     channels: list[Positive] = Field([128, 256, 512, 512], min_length=1, description="of each resolution")

@@ -1,0 +1,152 @@
+"""Which shards there are and how many of their samples are read: known before the first one is opened.
+
+Ranks can only be given equal numbers of batches if the counts are known ahead. They come from the manifests of a
+build, from its ledgers where samples are selected by key or score, or from the index of cached latents; tars without
+any of these are read through once.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import pyarrow.compute as pc
+
+from l2i_builder import storage
+from l2i_builder.errors import ConfigError, OutputError
+from l2i_builder.output.ledger import read_ledger
+from l2i_builder.output.manifest import finished, read_manifest
+from l2i_builder.output.shards import read_members
+from l2i_builder.sample import UNKNOWN, key_fraction
+
+SCORES = ("mask_score", "inpainting_score")
+_READERS = 16  # files read at once: object stores answer slowly, but many at a time
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A tar and how many samples of it are read."""
+
+    url: str
+    samples: int
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which samples are read: a part of the keys, drawn by hash, and those with high enough stored scores."""
+
+    part: Literal["all", "train", "held_out"] = "all"
+    holdout: float = 0.0  # share of the keys that is "held_out"
+    min_mask_score: float = UNKNOWN
+    min_inpainting_score: float = UNKNOWN
+
+    @property
+    def everything(self) -> bool:
+        by_score = self.min_mask_score > UNKNOWN or self.min_inpainting_score > UNKNOWN
+        return not by_score and (self.part == "all" or (self.part == "train" and not self.holdout))
+
+    def takes(self, key: str, facts: Mapping[str, Any]) -> bool:
+        """Whether a sample is read; facts: its JSON or ledger line."""
+        if self.part != "all" and (key_fraction(key, "held out") < self.holdout) != (self.part == "held_out"):
+            return False
+        wanted = (self.min_mask_score, self.min_inpainting_score)
+        return all(facts.get(name, UNKNOWN) >= least for name, least in zip(SCORES, wanted, strict=True))
+
+    def takes_members(self, key: str, members: Mapping[str, bytes]) -> bool:
+        """Whether a stored sample is read."""
+        return self.everything or self.takes(key, json.loads(members["json"]) if "json" in members else {})
+
+
+def find_shards(location: str, selection: Selection | None = None) -> list[Shard]:
+    """Return the shards that ``location`` names and that hold a selected sample, in the order of their names.
+
+    location: output folder of a build, folder with an ``index.json``, folder of tars, tar or glob of tars, or several
+    of these with commas; local or URL. Raises ConfigError where nothing is found, OutputError where it is damaged.
+    """
+    selection = selection or Selection()
+    parts = [part.strip() for part in location.split(",") if part.strip()]
+    shards = [shard for part in parts for shard in _find(part, selection) if shard.samples]
+    if not shards:
+        raise ConfigError(
+            f"no samples to read in {location!r}: give the output folder of `l2i build`, or tars"
+            + ("" if selection.everything else f"; none is left by the selection {selection}")
+        )
+    return shards
+
+
+def selected(shard: Shard, selection: Selection) -> Iterator[tuple[str, dict[str, bytes]]]:
+    """Yield (key, {suffix: bytes}) of a shard's selected samples, exactly ``shard.samples`` of them.
+
+    Raises OutputError where the tar is damaged or holds another number: ranks would run out of step.
+    """
+    count = 0
+    for key, members in read_members(shard.url):
+        if selection.takes_members(key, members):
+            count += 1
+            yield key, members
+    if count != shard.samples:
+        raise OutputError(
+            f"{shard.url} holds {count} samples to read where {shard.samples} were counted; `l2i verify` the folder it "
+            "belongs to, and build the shard again"
+        )
+
+
+def captions(shards: Iterable[Shard], selection: Selection) -> Iterator[str]:
+    """Yield the captions of the selected samples."""
+    for shard in shards:
+        for _, members in selected(shard, selection):
+            yield members.get("txt", b"").decode("utf-8", "replace")
+
+
+def _find(part: str, selection: Selection) -> list[Shard]:
+    if part.endswith(".tar") or "*" in part:
+        return _scan(_glob(part), selection)
+    numbers = sorted(finished(part))
+    if numbers:
+        with ThreadPoolExecutor(_READERS) as pool:
+            return list(pool.map(lambda number: _of_manifest(part, number, selection), numbers))
+    index = storage.join(part, "index.json")
+    if storage.exists(index) and selection.everything:
+        return _indexed(part, storage.read_bytes(index))
+    return _scan([storage.join(part, name) for name in storage.list_names(part, ".tar")], selection)
+
+
+def _of_manifest(out: str, number: int, selection: Selection) -> Shard:
+    manifest = read_manifest(out, number)
+    name = f"shards/{manifest.name}.tar"
+    if name not in manifest.files:
+        return Shard(storage.join(out, name), 0)
+    if selection.everything:
+        return Shard(storage.join(out, name), manifest.kept)
+    ledger = read_ledger(storage.join(out, f"ledger/{manifest.name}.parquet"), ["key", "reason", *SCORES])
+    kept = ledger.filter(pc.equal(ledger["reason"], "")).to_pylist()
+    return Shard(storage.join(out, name), sum(selection.takes(line["key"], line) for line in kept))
+
+
+def _indexed(folder: str, data: bytes) -> list[Shard]:
+    try:
+        entries = json.loads(data)["shardlist"]
+        return [Shard(storage.join(folder, entry["url"]), int(entry["nsamples"])) for entry in entries]
+    except (ValueError, KeyError, TypeError) as problem:
+        raise OutputError(f"{folder}/index.json is no index of shards ({problem}); make the folder anew") from problem
+
+
+def _scan(urls: list[str], selection: Selection) -> list[Shard]:
+    """Count by reading: for tars that came without manifest or index."""
+
+    def count(url: str) -> Shard:
+        return Shard(url, sum(selection.takes_members(key, members) for key, members in read_members(url)))
+
+    with ThreadPoolExecutor(_READERS) as pool:
+        return list(pool.map(count, urls))
+
+
+def _glob(pattern: str) -> list[str]:
+    if "*" not in pattern:
+        return [pattern] if storage.exists(pattern) else []
+    fs, path = storage.filesystem(pattern)
+    found = sorted(str(name) for name in fs.glob(path))
+    return found if storage.is_local(pattern) else [str(fs.unstrip_protocol(name)) for name in found]
