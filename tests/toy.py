@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import time
 from functools import partial
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -113,6 +115,14 @@ class ToySegment(stages.SegmentStage):
         if self.fault.startswith("hang once ") and not Path(mark := self.fault.removeprefix("hang once ")).exists():
             Path(mark).touch()
             time.sleep(600)
+        if self.fault.startswith("memory once ") and not Path(mark := self.fault.removeprefix("memory once ")).exists():
+            Path(mark).touch()
+            limit = resource.getrlimit(resource.RLIMIT_AS)
+            resource.setrlimit(resource.RLIMIT_AS, (psutil.Process().memory_info().vms + 2**28, limit[1]))
+            try:
+                np.ones((2**16, 2**16))
+            finally:
+                resource.setrlimit(resource.RLIMIT_AS, limit)
         return toy_segmenter(images)
 
 

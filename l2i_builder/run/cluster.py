@@ -182,7 +182,7 @@ class Driver:
                 cause = error.cause if isinstance(error, RayTaskError) and error.cause else error
                 settled = isinstance(cause, L2IError) and not isinstance(cause, _PERHAPS_PASSING)
                 if settled or (isinstance(cause, (OutputError, MetadataError)) and attempt == attempts):
-                    raise cause from None  # wrong weights, a full disk, a changed file: no attempt can mend it
+                    raise cause from None  # wrong weights, metadata that changed: no attempt can mend it
                 text = " ".join(str(cause).split())[:300]
                 self.progress.note(f"shard {shard.name}: attempt {attempt} of {attempts} failed: {text}")
                 self.outcome.failed[shard.name] = f"{type(cause).__name__}: {text}"
@@ -225,7 +225,10 @@ class Driver:
                 text = " ".join(str(error.cause).split())[:300]
                 self.progress.note(f"shard {shard.name}: {text} Trying again in {pause:g} s.")
                 await asyncio.sleep(pause)
-        return await self.commit(shard, self.config, stats, self.run_digest, *batches)
+        try:
+            return await self.commit(shard, self.config, stats, self.run_digest, *batches)
+        except RayTaskError as error:
+            raise (error.cause if isinstance(error.cause, OutputError) else error) from None
 
     async def _batch(self, ref: Any, node: str, counted: dict[str, int]) -> Any:
         summary: dict[str, int] = {}
