@@ -42,6 +42,11 @@ class Data(Section):
 
 
 class Autoencoder(Section):
+    kind: Literal["layers", "separate", "image"] = Field(
+        "layers",
+        description="layers: CaT2I-AE · separate, image: the baselines' RGB autoencoder at source, not trained "
+        "(SD-AE-UNet, SD-LAION-L2I)",
+    )
     init: Literal["scratch", "rgb", "resume", "separate", "image"] = Field(
         "scratch",
         description="scratch (paper) · rgb: inflated from an RGB autoencoder · resume: from one of this project · "
@@ -92,7 +97,7 @@ class Diffusion(Section):
 class Training(Section):
     """How a model is trained. The paper states steps only."""
 
-    steps: Positive = Field(250_000, description="optimiser steps")
+    steps: Positive = how(250_000, "optimiser steps; more than before continues a run")
     batch: Positive = Field(8, description="samples of a forward pass and process")
     accumulate: Positive = Field(1, description="forward passes of an optimiser step")
     learning_rate: Annotated[float, Field(gt=0)] = Field(1e-4, description="at its highest")
@@ -122,7 +127,7 @@ class AutoencoderTraining(Training):
 
 
 class DiffusionTraining(Training):
-    steps: Positive = Field(75_000, description="optimiser steps")
+    steps: Positive = how(75_000, "optimiser steps; more than before continues a run")
     batch: Positive = Field(16, description="samples of a forward pass and process")
 
 

@@ -18,6 +18,7 @@ from model.config import Data
 from model.losses import INSIDE
 
 CHANNELS = 10  # foreground 3, background 3, mask 1, image 3
+SOLID = 0.95  # m above it shows no background: colours to continue outwards
 _WANTED = ("jpg", "bg.jpg", "mask.png", "txt")
 
 
@@ -107,7 +108,7 @@ def decode(key: str, members: Mapping[str, bytes], config: Data, view: View, url
 def pad_colours(image: np.ndarray, inside: np.ndarray) -> np.ndarray:
     """Return the image with the colours of ``inside`` (bool [H, W]) continued outwards, smoother the farther.
 
-    Push-pull over a pyramid of weighted means (Gortler et al. 1996). image uint8 [H, W, 3]; nothing inside: zeros.
+    Push-pull over a pyramid of weighted means (Gortler et al. 1996). image uint8 [H, W, 3]; nothing inside: black.
     """
     weights: list[np.ndarray] = [inside.astype(np.float32)]
     colours: list[np.ndarray] = [image.astype(np.float32) * weights[0][..., None]]
@@ -128,7 +129,9 @@ def _foreground(image: np.ndarray, mask: np.ndarray, members: Mapping[str, bytes
     threshold = json.loads(members["json"]).get("foreground_threshold", INSIDE) if "json" in members else INSIDE
     inside = mask > threshold * 255
     if config.foreground == "padded":
-        return pad_colours(image, inside)
+        solid = mask > SOLID * 255
+        padded = pad_colours(image, solid if solid.any() else inside)
+        return cv2.copyTo(image, inside.view(np.uint8), padded)
     result = np.empty_like(image)
     result[:] = config.fill
     return cv2.copyTo(image, inside.view(np.uint8), result)
