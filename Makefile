@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 TEST_WEIGHTS := u2net u2netp efficientnet_lite0
 RUN_PYTHON := NO_ALBUMENTATIONS_UPDATE=1 $(BIN)/python
 
-.PHONY: help build-shards train-filters test test-fast lint format types coverage setup setup-dev lock clean
+.PHONY: help build-shards train-filters test test-fast test-faults lint format types coverage setup setup-dev lock clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  \033[1m%-14s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -21,6 +21,9 @@ test: $(VENV)/.dev ## run all tests
 
 test-fast: $(VENV)/.dev ## run the tests that take seconds
 	@$(RUN_PYTHON) -m pytest -m "not slow" $(ARGS)
+
+test-faults: $(VENV)/.dev ## disturb runs on a two-node Ray cluster and compare bytes; ROUNDS= SEED=
+	@$(RUN_PYTHON) tests/faults/matrix.py --rounds $(or $(ROUNDS),50) --seed $(or $(SEED),0)
 
 coverage: $(VENV)/.dev ## run all tests and print the coverage of each file
 	@$(RUN_PYTHON) -m pytest --cov --cov-report=term-missing:skip-covered $(ARGS)
