@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from l2i_builder import __version__
-from l2i_builder.commands import build, console, inspect, log, weights
+from l2i_builder.commands import build, console, filters, inspect, log, refilter, review, weights
 from l2i_builder.errors import L2IError
 
 EXIT_CODES = """
@@ -29,6 +29,11 @@ app.command()(build.build)
 app.command()(build.status)
 app.command()(inspect.verify)
 app.command()(inspect.report)
+app.command()(refilter.refilter)
+app.command()(review.review)
+app.add_typer(review.app, name="labels", no_args_is_help=True)
+app.command()(filters.calibrate)
+app.command()(filters.train_filters)
 app.add_typer(weights.app, name="weights", no_args_is_help=True)
 
 

@@ -34,6 +34,7 @@ __all__ = [
     "current",
     "kappa",
     "read_labels",
+    "read_table",
     "to_table",
     "write_labels",
 ]
@@ -185,15 +186,28 @@ def _unique(tables: list[pa.Table]) -> pa.Table:
     return table.take(pa.array(sorted(first.values()), pa.int64())).sort_by("time")
 
 
-def _read_parquet(url: str) -> pa.Table:
-    """Read exported labels. Raises OutputError where they are missing, damaged or something else."""
+def read_table(url: str) -> pa.Table:
+    """Read a parquet file of any columns. Raises OutputError where it is missing or damaged."""
     with storage.open_read(url, cache="none") as file:
         try:
-            return pq.read_table(file, columns=LABELS.names, use_threads=False).cast(LABELS)
+            return pq.read_table(file, use_threads=False)
         except L2IError:
             raise
         except Exception as problem:  # pyarrow raises more than ArrowException on damaged files
-            raise OutputError(
-                f"{url} is no table of labels: {' '.join(str(problem).split())[:200]}. "
-                "Give what `l2i labels export` wrote, or bring other tables in with `l2i labels import`."
-            ) from problem
+            raise _no_labels(url, problem) from problem
+
+
+def _read_parquet(url: str) -> pa.Table:
+    """Read exported labels. Raises OutputError where they are missing, damaged or something else."""
+    table = read_table(url)
+    try:
+        return table.select(LABELS.names).cast(LABELS)
+    except (KeyError, ValueError, pa.ArrowException) as problem:
+        raise _no_labels(url, problem) from problem
+
+
+def _no_labels(url: str, problem: Exception) -> OutputError:
+    return OutputError(
+        f"{url} is no table of labels: {' '.join(str(problem).split())[:200]}. "
+        "Give what `l2i labels export` wrote, or bring other tables in with `l2i labels import`."
+    )
