@@ -9,7 +9,8 @@ without a saved state: what was already seen is skipped, unread where it fills w
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Mapping, Sequence
+import signal
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -184,7 +185,7 @@ class Loader:
         """Batches of an epoch and rank."""
         return self.stream.stretches.batches
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Generator[Batch, None, None]:
         self.stream.start = self.position
         workers = self.config.workers
         loader: DataLoader[Any] = DataLoader(
@@ -193,7 +194,7 @@ class Loader:
             num_workers=workers,
             prefetch_factor=2 if workers else None,
             pin_memory=torch.cuda.is_available(),
-            worker_init_fn=_one_thread,
+            worker_init_fn=_start_worker,
             generator=torch.Generator(),  # torch's own stays as it is
         )
         for item in loader:
@@ -249,7 +250,9 @@ def _latents(samples: Sequence[tuple[str, Mapping[str, bytes], str]], views: Seq
     return torch.from_numpy(np.stack(planes))
 
 
-def _one_thread(_: int) -> None:
+def _start_worker(_: int) -> None:
     import cv2
 
     cv2.setNumThreads(0)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the trainer decides when to stop, and ends its workers
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
