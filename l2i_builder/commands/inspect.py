@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import time
 from typing import Annotated
 
 import typer
+from rich.console import Console
+from rich.progress import Progress
 
 from l2i_builder.commands import OutArgument, console, log
 from l2i_builder.errors import VerifyError
+
+EVERY = 60.0  # seconds between lines
 
 
 def verify(
@@ -28,8 +33,56 @@ def verify(
     console.print(f"{out}: complete and undamaged" + (", every triplet decodes" if deep else ""), soft_wrap=True)
 
 
-def report(out: OutArgument) -> None:
-    """Write the filter report of a run (report.html, one self-contained file, and report.json)."""
-    from l2i_builder.report import write_report
+def report(
+    out: OutArgument,
+    compare: Annotated[
+        str, typer.Option(help="Output folder or report.json of another run. Default: this folder's last report.")
+    ] = "",
+    labels: Annotated[
+        str,
+        typer.Option(help="Labels: .sqlite, .parquet or folder, local or URL (parquet). Default: the output folder."),
+    ] = "",
+    samples: Annotated[
+        int, typer.Option(min=0, max=20_000, help="Strips in the galleries; above 160 the others go to report-files/.")
+    ] = 160,
+    cpu_price: Annotated[float, typer.Option(min=0, help="Dollars per CPU-hour.")] = 0.04,
+    gpu_price: Annotated[
+        float | None,
+        typer.Option(min=0, help="Dollars per GPU-hour, where the models ran on GPUs.", show_default=False),
+    ] = None,
+    storage_price: Annotated[float, typer.Option(min=0, help="Dollars per GB and month of what is stored.")] = 0.023,
+) -> None:
+    """Write the filter report of a run: report.html, one self-contained file, and report.json.
 
-    console.print(write_report(out), soft_wrap=True)
+    Examples:
+
+      l2i report runs/sample
+
+      l2i report s3://me/l2i --compare s3://me/l2i-before --gpu-price 1.5 --samples 2000
+    """
+    from l2i_builder.report import write_report
+    from l2i_builder.report.options import Options, Prices
+
+    prices = Prices(cpu_price, gpu_price, storage_price)
+    with Progress(console=log, transient=True) as bar:
+        task = bar.add_task("counting shards", total=None)
+        told = Lines(log)
+
+        def tell(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total)
+            told(done, total)
+
+        url = write_report(out, Options(compare, labels, samples, prices, tell))
+    console.print(url, soft_wrap=True)
+
+
+class Lines:
+    """Where there is no terminal for a bar: a line a minute, of work that takes longer than that."""
+
+    def __init__(self, to: Console) -> None:
+        self.to, self.told = to, time.monotonic()
+
+    def __call__(self, done: int, total: int) -> None:
+        if not self.to.is_terminal and time.monotonic() - self.told > EVERY:
+            self.told = time.monotonic()
+            self.to.print(f"{done:,} of {total:,} shards counted")

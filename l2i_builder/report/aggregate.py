@@ -1,10 +1,9 @@
-"""Everything the report counts, added up ledger by ledger in constant memory."""
+"""Everything the report counts, added up block by block in constant memory."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,63 +11,25 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from l2i_builder.report.bins import OUTCOMES, Histogram, Joint, distributions, score_edges
+from l2i_builder.report.domains import Domains
+from l2i_builder.report.drift import ShardCounts
+from l2i_builder.report.scan import Block
 from l2i_builder.sample import UNKNOWN, Reason, Verdict
 
 # Columns that are counted; the galleries read more, of few shards.
 COLUMNS = (
     *("url", "width", "height", "aesthetic", "bytes", "original_width", "original_height"),
-    *("mask_area", "mask_components", "mask_score", "inpainting_score"),
-    *("audit", "verdict", "reason", "stage", "detail"),
+    *("mask_area", "mask_components", "mask_score", "inpainting_score", "mask_head", "inpainting_head"),
+    *("audit", "verdict", "reason", "stage"),
 )
+JUDGES = ("mask", "inpainting")
 
 _JUDGED = {"": 0, Reason.MASK_REJECTED.value: 1, Reason.INPAINTING_REJECTED.value: 2}  # positions in OUTCOMES
 _MEASURED = ("aesthetic", "mask_area", "mask_components")
 
 
-@dataclass
-class Domains:
-    """Rows, failures and kept rows per host, for the most frequent hosts.
-
-    Bounded: past ``limit`` hosts the rarest half is forgotten (lossy counting), and ``forgotten`` says how many
-    rows a host that came back could be short of.
-    """
-
-    limit: int = 100_000
-    counts: dict[str, np.ndarray] = field(default_factory=dict)  # host -> int64 [rows, failed, kept]
-    forgotten: int = 0
-
-    def add(self, hosts: pa.Array, failed: pa.Array, kept: pa.Array) -> None:
-        """Count rows of one ledger. hosts: string; failed, kept: bool; all of one length."""
-        table = pa.table({"host": hosts, "failed": failed.cast(pa.int64()), "kept": kept.cast(pa.int64())})
-        grouped = table.group_by("host").aggregate([([], "count_all"), ("failed", "sum"), ("kept", "sum")])
-        numbers = np.stack([grouped[name].to_numpy() for name in ("count_all", "failed_sum", "kept_sum")], axis=1)
-        for host, line in zip(grouped["host"].to_pylist(), numbers, strict=True):
-            if host in self.counts:
-                self.counts[host] += line
-            else:
-                self.counts[host] = line.copy()
-        if len(self.counts) > self.limit:
-            self._forget()
-
-    def _forget(self) -> None:
-        ranked = sorted(self.counts.items(), key=lambda item: (-item[1][0], item[0]))
-        self.forgotten += int(ranked[self.limit // 2][1][0])
-        self.counts = dict(ranked[: self.limit // 2])
-
-
-@dataclass
-class ShardLine:
-    """What one finished shard came to."""
-
-    number: int
-    rows: int
-    kept: int
-    failed: int
-    attempts: int
-
-
 class Aggregate:
-    """Counts and bins over ledgers. ``add`` takes one shard at a time, in any order but the same for examples.
+    """Counts and bins over ledgers. Parts counted apart can be merged, in any order.
 
     mask_threshold, inpainting_threshold: the run's own, None where a judge is off or its threshold unknown.
     """
@@ -77,60 +38,77 @@ class Aggregate:
         self.rows = 0
         self.counts: Counter[tuple[str, str]] = Counter()  # (reason, stage), ("", "") for kept
         self.verdicts: Counter[str] = Counter()
-        self.examples: dict[str, str] = {}  # reason -> a detail
+        self.heads: dict[str, Counter[str]] = {name: Counter() for name in JUDGES}  # head that scored -> rows
         mask_edges, inpainting_edges = score_edges(mask_threshold), score_edges(inpainting_threshold)
         even = score_edges(None, 50)
-        self.scores = {name: Histogram(even, OUTCOMES) for name in ("mask", "inpainting")}
+        self.scores = {name: Histogram(even, OUTCOMES) for name in JUDGES}
         self.density = Joint(score_edges(None, 40), score_edges(None, 40))
         self.both = Joint(mask_edges, inpainting_edges)  # rows with both scores
+        self.audited = Joint(mask_edges, inpainting_edges)  # those of them in the audit slice
         self.mask_only = np.zeros(len(mask_edges) - 1, np.int64)  # rows whose mask alone was judged
-        self.audit = Counter[str]()
+        self.audit: Counter[str] = Counter()
         self.distributions = distributions()
         self.domains = Domains()
-        self.shards: list[ShardLine] = []
+        self.shards = ShardCounts()
         self.fetched_bytes = self.fetched_rows = 0
-        self.stored: Counter[str] = Counter()  # folder -> bytes
-        self.seconds: dict[str, float] = {}  # stage -> busy seconds
-        self.images: dict[str, int] = {}  # stage -> images
+        self.seconds: Counter[str] = Counter()  # stage -> busy seconds
+        self.images: Counter[str] = Counter()  # stage -> images
 
-    def add(self, number: int, ledger: pa.Table, stats: Mapping[str, Any], files: Mapping[str, Any]) -> None:
-        """Count one shard. ledger: ``COLUMNS`` as ``read_shard`` gives them; files: of its manifest."""
-        verdict, reason = ledger["verdict"], ledger["reason"]
-        kept, failed = pc.equal(reason, ""), pc.equal(verdict, Verdict.FAILED.value)
+    def add(self, block: Block, stats: Sequence[Mapping[str, Any]]) -> None:
+        """Count some shards. block: with ``COLUMNS``; stats: of each shard, {} where there are none."""
+        ledger = block.ledger
+        kept = pc.equal(ledger["reason"], "")
+        failed = pc.equal(ledger["verdict"], Verdict.FAILED.value)
         self.rows += len(ledger)
         self._reasons(ledger)
-        self._judged(ledger, _codes(reason, _JUDGED))
+        mask, inpainting = numbers(ledger, "mask_score"), numbers(ledger, "inpainting_score")
+        self._judged(ledger, mask, inpainting)
         self._distributions(ledger)
-        self.domains.add(ledger["host"], failed, kept)
-        sizes = _numbers(ledger, "bytes")
+        self.domains.add(ledger["url"], failed, kept)
+        sizes = numbers(ledger, "bytes")
         self.fetched_bytes += int(sizes[sizes > 0].sum())
         self.fetched_rows += int((sizes > 0).sum())
-        for name, file in files.items():
-            self.stored[name.partition("/")[0]] += int(file.get("bytes", 0))
-        for stage, seconds in _mapping(stats, "seconds"):
-            self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
-        for stage, images in _mapping(stats, "images"):
-            self.images[stage] = self.images.get(stage, 0) + int(images)
-        attempt = stats.get("attempt")
-        attempts = attempt if isinstance(attempt, int) else 1
-        self.shards.append(ShardLine(number, len(ledger), _count(kept), _count(failed), attempts))
+        attempts = [_attempts(one) for one in stats]
+        self.shards.add(block, flags(kept), flags(failed), mask, inpainting, attempts)
+        for one in stats:
+            self.seconds.update(_by_stage(one, "seconds"))
+            self.images.update({stage: int(count) for stage, count in _by_stage(one, "images").items()})
+
+    def merge(self, other: Aggregate) -> None:
+        """Add what another one counted, which has the same thresholds."""
+        self.rows += other.rows
+        for name in ("counts", "verdicts", "audit", "seconds", "images"):
+            getattr(self, name).update(getattr(other, name))
+        for name in JUDGES:
+            self.heads[name].update(other.heads[name])
+            self.scores[name].counts += other.scores[name].counts
+        for name in ("density", "both", "audited"):
+            getattr(self, name).counts += getattr(other, name).counts
+        for name, bins in self.distributions.items():
+            bins.counts += other.distributions[name].counts
+        self.mask_only += other.mask_only
+        self.domains.merge(other.domains)
+        self.shards.merge(other.shards)
+        self.fetched_bytes += other.fetched_bytes
+        self.fetched_rows += other.fetched_rows
 
     def _reasons(self, ledger: pa.Table) -> None:
-        grouped = ledger.group_by(["reason", "stage", "verdict"]).aggregate([([], "count_all")])
+        keys = ["reason", "stage", "verdict", "mask_head", "inpainting_head"]
+        grouped = ledger.group_by(keys, use_threads=False).aggregate([([], "count_all")])
         for line in grouped.to_pylist():
-            self.counts[line["reason"], line["stage"] if line["reason"] else ""] += line["count_all"]
-            self.verdicts[line["verdict"]] += line["count_all"]
-        for reason in set(grouped["reason"].to_pylist()) - set(self.examples) - {""}:
-            told = pc.and_(pc.equal(ledger["reason"], reason), pc.not_equal(ledger["detail"], ""))
-            details = ledger["detail"].filter(told)
-            if len(details):
-                self.examples[reason] = details[0].as_py()
+            rows = line["count_all"]
+            self.counts[line["reason"], line["stage"] if line["reason"] else ""] += rows
+            self.verdicts[line["verdict"]] += rows
+            for name in JUDGES:
+                if line[f"{name}_head"]:
+                    self.heads[name][line[f"{name}_head"]] += rows
 
-    def _judged(self, ledger: pa.Table, outcome: np.ndarray) -> None:
+    def _judged(self, ledger: pa.Table, mask: np.ndarray, inpainting: np.ndarray) -> None:
         """Scores by outcome; for the thresholds only rows which the judges decided, kept ones included."""
-        mask, inpainting = _numbers(ledger, "mask_score"), _numbers(ledger, "inpainting_score")
+        outcome = _codes(ledger["reason"], _JUDGED)
         for name, score in (("mask", mask), ("inpainting", inpainting)):
-            self.scores[name].add(score, np.where(score != UNKNOWN, np.where(outcome < 0, 3, outcome), -1))
+            known = score != UNKNOWN
+            self.scores[name].add(score[known], np.where(outcome[known] < 0, 3, outcome[known]))
         scored = (mask != UNKNOWN) & (inpainting != UNKNOWN)
         self.density.add(mask[scored], inpainting[scored])
         decided = outcome >= 0
@@ -138,10 +116,10 @@ class Aggregate:
         through = decided & ((inpainting != UNKNOWN) | (outcome == 0))
         self.both.add(mask[through], inpainting[through])
         alone = decided & ~through
-        self.mask_only += np.bincount(
-            np.searchsorted(self.both.mask_edges[1:-1], mask[alone], side="right"), minlength=len(self.mask_only)
-        )
-        audit = ledger["audit"].to_numpy()
+        bins = np.searchsorted(self.both.mask_edges[1:-1], mask[alone], side="right")
+        self.mask_only += np.bincount(bins, minlength=len(self.mask_only))
+        audit = flags(ledger["audit"])
+        self.audited.add(mask[audit & through], inpainting[audit & through])
         self.audit["rows"] += int(audit.sum())
         self.audit["judged"] += int((audit & through).sum())
         self.audit["kept"] += int((audit & (outcome == 0)).sum())
@@ -154,10 +132,21 @@ class Aggregate:
         columns = {
             "short_side": (np.minimum(width, height), sized),
             "aspect": (width / safe, sized),
-            **{name: (values := _numbers(ledger, name), values != UNKNOWN) for name in _MEASURED},
+            **{name: (values := numbers(ledger, name), values != UNKNOWN) for name in _MEASURED},
         }
         for name, (values, known) in columns.items():
-            self.distributions[name].add(values, np.where(known, group, -1))
+            chosen = known & (group >= 0)
+            self.distributions[name].add(values[chosen], group[chosen])
+
+
+def numbers(ledger: pa.Table, name: str) -> np.ndarray:
+    """Return a column of numbers as float64 [n]."""
+    return ledger[name].to_numpy().astype(np.float64)
+
+
+def flags(column: pa.ChunkedArray) -> np.ndarray:
+    """Return a column of truth values as bool [n]."""
+    return column.to_numpy().astype(bool)
 
 
 def _codes(column: pa.ChunkedArray, codes: Mapping[str, int]) -> np.ndarray:
@@ -165,22 +154,19 @@ def _codes(column: pa.ChunkedArray, codes: Mapping[str, int]) -> np.ndarray:
     return pc.fill_null(pc.index_in(column, pa.array(list(codes))), -1).to_numpy().astype(np.int64)
 
 
-def _numbers(ledger: pa.Table, name: str) -> np.ndarray:
-    return ledger[name].to_numpy().astype(np.float64)
-
-
 def _side(ledger: pa.Table, name: str) -> np.ndarray:
     """Return "width" or "height" as decoded, else as in the metadata."""
-    decoded = _numbers(ledger, f"original_{name}")
-    return np.where(decoded > 0, decoded, _numbers(ledger, name))
+    decoded = numbers(ledger, f"original_{name}")
+    return np.where(decoded > 0, decoded, numbers(ledger, name))
 
 
-def _mapping(stats: Mapping[str, Any], name: str) -> list[tuple[str, float]]:
+def _by_stage(stats: Mapping[str, Any], name: str) -> dict[str, float]:
     values = stats.get(name)
     if not isinstance(values, dict):
-        return []
-    return [(str(key), float(value)) for key, value in values.items() if isinstance(value, (int, float))]
+        return {}
+    return {str(key): float(value) for key, value in values.items() if isinstance(value, (int, float))}
 
 
-def _count(flags: pa.ChunkedArray) -> int:
-    return pc.sum(flags).as_py() or 0
+def _attempts(stats: Mapping[str, Any]) -> int:
+    attempt = stats.get("attempt")
+    return attempt if isinstance(attempt, int) else 1

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import altair as alt
 
 from l2i_builder.report.bins import OUTCOMES
+from l2i_builder.report.charts_labels import label_charts
 
 HEIGHT = 220  # pixels
 _SCORES = {"mask": "mask score", "inpainting": "inpainting score"}
@@ -34,6 +35,8 @@ def make_charts(numbers: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     for name in _DISTRIBUTIONS:
         if _total(numbers["distributions"][name]):
             charts[f"distribution_{name}"] = _distribution(name, numbers["distributions"][name])
+    for judge in _SCORES:
+        charts |= label_charts(judge, numbers["labels"]["curves"][judge])
     if len(numbers["shards"]["points"]) > 1:
         charts["shards"] = _shards(numbers["shards"])
     # Unvalidated: the specifications have no shapes but those that the tests draw, and checking takes half a second.

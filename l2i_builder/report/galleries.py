@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 import tarfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from l2i_builder import storage
 from l2i_builder.errors import OutputError
 from l2i_builder.output.manifest import shard_name
+from l2i_builder.report.domains import hosts
+from l2i_builder.report.labelled import Labelled
+from l2i_builder.report.options import ON_PAGE
 from l2i_builder.sample import UNKNOWN, Reason, key_fraction
 
 MAX_SHARDS = 64  # shards whose previews are looked at: reading tens of thousands of tars would take hours
-MAX_BYTES = 4_500_000  # of all strips: 6 MB as base64, of a page of at most 8 MB
+MAX_BYTES = 4_500_000  # of all strips on a page: 6 MB as base64, of a page of at most 8 MB
 MAX_STRIP = 1_000_000  # bytes of one strip; anything larger is not ours
-COLUMNS = ("key", "caption")  # read beside aggregate.COLUMNS
-LEDGER_COLUMNS = ["key", "caption", "host", "verdict", "reason", "detail", "mask_score", "inpainting_score"]
+LEDGER_COLUMNS = ["key", "caption", "verdict", "reason", "detail", "mask_score", "inpainting_score"]
+COLUMNS = (*LEDGER_COLUMNS, "url", "mask_area")
 NEVER_SHOWN = frozenset({Reason.UNSAFE.value, Reason.OPTED_OUT.value})  # whatever a previews tar may hold
-NEAREST, EXTREME, KEPT, JUDGED, OTHER = 16, 8, 24, 12, 8  # strips per gallery
+# Strips per gallery of a page of ON_PAGE; more in proportion where more are asked for.
+NEAREST, EXTREME, KEPT, JUDGED, DISPUTED, OTHER = 16, 6, 20, 12, 10, 6
 
 
 @dataclass
@@ -39,6 +44,7 @@ class Sample:
     inpainting_score: float
     offset: int
     size: int
+    label: str = ""  # what people said, "" where nobody was asked
     strip: bytes = b""
 
     @property
@@ -62,20 +68,15 @@ class Gallery:
         self.offered += 1
         self.ranked.append((rank, sample.key, sample))
         if len(self.ranked) > 8 * self.size:
-            self._trim()
+            self.trim()
 
     @property
     def samples(self) -> list[Sample]:
         """The chosen samples, lowest rank first."""
-        self._trim()
+        self.trim()
         return [sample for _, _, sample in self.ranked]
 
-    def keep(self, samples: Iterable[Sample]) -> None:
-        """Keep only these of the chosen samples."""
-        wanted = {id(sample) for sample in samples}
-        self.ranked = [line for line in self.ranked if id(line[2]) in wanted]
-
-    def _trim(self) -> None:
+    def trim(self) -> None:
         self.ranked.sort(key=lambda line: line[:2])
         del self.ranked[self.size :]
 
@@ -84,28 +85,48 @@ _JUDGED = ("", Reason.MASK_REJECTED, Reason.INPAINTING_REJECTED)
 
 
 class Galleries:
-    """All galleries of a page. ``add`` offers the samples of one shard; ``load`` reads the chosen strips."""
+    """All galleries of a report. ``add`` offers the samples of one shard; ``load`` reads the chosen strips.
 
-    def __init__(self, mask_threshold: float | None, inpainting_threshold: float | None) -> None:
+    samples: strips in all, about; found: people's labels.
+    """
+
+    def __init__(
+        self,
+        mask_threshold: float | None,
+        inpainting_threshold: float | None,
+        samples: int = ON_PAGE,
+        found: Labelled | None = None,
+    ) -> None:
         self.thresholds = {"mask": mask_threshold, "inpainting": inpainting_threshold}
+        self.samples = samples
+        self.labels = _label_words(found or Labelled())
         self.galleries: dict[str, Gallery] = {}
+        self.examples: dict[str, str] = {}  # reason -> a detail
         self.shards = 0
         self.problems: list[str] = []
 
     def add(self, shard: int, ledger: pa.Table, previews: Mapping[str, tuple[int, int]]) -> None:
         """Offer a shard's samples that have a preview. previews: key -> (offset, size) in the shard's tar."""
         self.shards += 1
-        chosen = ledger.select(LEDGER_COLUMNS).filter(
+        self._take_examples(ledger)
+        chosen = ledger.filter(
             # The strip of a key belongs to the row that had a mask, not to a duplicate refused before.
             pc.and_(
                 pc.is_in(ledger["key"], pa.array(list(previews), pa.string())),
                 pc.not_equal(ledger["mask_area"], UNKNOWN),
             )
         )
-        for line in chosen.to_pylist():
+        for line, host in zip(chosen.select(LEDGER_COLUMNS).to_pylist(), hosts(chosen["url"]).to_pylist(), strict=True):
             if line["reason"] not in NEVER_SHOWN:
                 offset, size = previews[line["key"]]
-                self._offer(Sample(**line, shard=shard, offset=offset, size=size))
+                label = self.labels.get(line["key"], "")
+                self._offer(Sample(**line, host=host, shard=shard, offset=offset, size=size, label=label))
+
+    def _take_examples(self, ledger: pa.Table) -> None:
+        told = ledger.filter(pc.not_equal(ledger["detail"], ""))
+        for reason in told["reason"].unique().to_pylist():
+            if reason and reason not in self.examples:
+                self.examples[reason] = told["detail"][pc.index(told["reason"], reason).as_py()].as_py()
 
     def _offer(self, sample: Sample) -> None:
         for judge, score in (("mask", sample.mask_score), ("inpainting", sample.inpainting_score)):
@@ -116,25 +137,33 @@ class Galleries:
                 self._gallery(f"nearest_{judge}").offer(abs(score - threshold), sample)
             self._gallery(f"lowest_{judge}").offer(score, sample)
             self._gallery(f"highest_{judge}").offer(-score, sample)
+        for name, rank in _disputed(sample):
+            self._gallery(name).offer(rank, sample)
         draw = key_fraction(sample.key, "report")
         self._gallery(f"reason_{sample.reason}" if sample.reason else "kept").offer(draw, sample)
 
     def _gallery(self, name: str) -> Gallery:
         if name not in self.galleries:
-            self.galleries[name] = _make(name)
+            gallery = _make(name)
+            gallery.size = max(1, round(gallery.size * self.samples / ON_PAGE))
+            self.galleries[name] = gallery
         return self.galleries[name]
 
     def load(self, out: str) -> list[Gallery]:
-        """Read the strips of the chosen samples, fewer where they would not fit; return galleries in page order.
+        """Read the strips of the chosen samples; return the galleries that have any, in page order.
 
         Strips that are no WebP or cannot be read are left out, and said so in ``problems``.
         """
         ordered = sorted(self.galleries.values(), key=_order)
-        chosen = _within_budget(ordered)
-        for number in sorted({sample.shard for sample in chosen}):
-            self._read(out, number, [sample for sample in chosen if sample.shard == number])
+        taken = in_turn(ordered, self.samples, MAX_BYTES if self.samples <= ON_PAGE else None)
+        by_shard: dict[int, list[Sample]] = {}
+        for sample in {id(sample): sample for _, sample in taken}.values():
+            by_shard.setdefault(sample.shard, []).append(sample)
+        for number in sorted(by_shard):
+            self._read(out, number, sorted(by_shard[number], key=lambda sample: sample.offset))
+        wanted = {(id(gallery), id(sample)) for gallery, sample in taken if sample.strip}
         for gallery in ordered:
-            gallery.keep(sample for sample in gallery.samples if sample.strip)
+            gallery.ranked = [line for line in gallery.ranked if (id(gallery), id(line[2])) in wanted]
         return [gallery for gallery in ordered if gallery.ranked]
 
     def _read(self, out: str, number: int, samples: list[Sample]) -> None:
@@ -176,31 +205,61 @@ def preview_index(out: str, number: int) -> tuple[dict[str, tuple[int, int]], st
     return index, ""
 
 
-def gallery_shards(finished: list[int]) -> set[int]:
-    """Return the shards whose previews are looked at: all, or a fixed draw of MAX_SHARDS."""
-    return set(sorted(finished, key=lambda number: key_fraction(shard_name(number), "gallery"))[:MAX_SHARDS])
+def gallery_shards(finished: list[int], found: Labelled | None = None) -> set[int]:
+    """Return the shards whose previews are looked at: all, or a fixed draw of MAX_SHARDS; and as many more that hold
+    the strongest disagreements between labels and judges."""
+    drawn = set(sorted(finished, key=lambda number: key_fraction(shard_name(number), "gallery"))[:MAX_SHARDS])
+    if found is not None and len(found):
+        good = found.good
+        disputed = ((found.reason == "") & (good == 0)) | ((found.reason != "") & found.decided & (good == 1))
+        drawn |= set(found.shard[np.flatnonzero(disputed)].tolist()[:MAX_SHARDS])
+    return drawn
 
 
-def _within_budget(galleries: list[Gallery]) -> list[Sample]:
-    """Take the galleries' samples in turn, best first, until MAX_BYTES; the others leave their gallery.
+def in_turn(galleries: list[Gallery], most: int, most_bytes: int | None = None) -> list[tuple[Gallery, Sample]]:
+    """Take the galleries' samples in turn, best first, until there are ``most`` strips or they hold ``most_bytes``.
 
-    Returns the samples taken, each once, however many galleries show it.
+    A sample in several galleries is taken for each of them.
     """
-    taken: dict[int, list[Sample]] = {id(gallery): [] for gallery in galleries}
-    left = MAX_BYTES
+    taken: list[tuple[Gallery, Sample]] = []
+    size = 0
+    for gallery in galleries:
+        gallery.trim()
     for place in range(max((gallery.size for gallery in galleries), default=0)):
         for gallery in galleries:
-            for sample in gallery.samples[place : place + 1]:
-                if sample.size <= left:
-                    left -= sample.size
-                    taken[id(gallery)].append(sample)
-    for gallery in galleries:
-        gallery.keep(taken[id(gallery)])
-    return list({id(sample): sample for samples in taken.values() for sample in samples}.values())
+            for _, _, sample in gallery.ranked[place : place + 1]:
+                if len(taken) < most and (most_bytes is None or size + sample.size <= most_bytes):
+                    size += sample.size
+                    taken.append((gallery, sample))
+    return taken
+
+
+def _label_words(found: Labelled) -> dict[str, str]:
+    """Return key -> what people said, as in "mask bad, inpainting good"."""
+    words = {}
+    for i, key in enumerate(found.key):
+        said = [(judge, getattr(found, judge)[i]) for judge in ("mask", "inpainting")]
+        words[key] = ", ".join(
+            f"{judge} {'good' if answer else 'bad'}" for judge, answer in said if not np.isnan(answer)
+        )
+    return words
+
+
+def _disputed(sample: Sample) -> list[tuple[str, float]]:
+    """Return the galleries of disagreement a sample belongs to, and its rank there: the surest mistakes first."""
+    scores = {"mask": sample.mask_score, "inpainting": sample.inpainting_score}
+    if not sample.reason:
+        wrong = [scores[judge] for judge in scores if f"{judge} bad" in sample.label]
+        return [("disputed_kept", -max(wrong))] if wrong else []
+    judge = {"mask_rejected": "mask", "inpainting_rejected": "inpainting"}.get(sample.reason)
+    if judge and f"{judge} good" in sample.label:
+        return [("disputed_rejected", scores[judge])]
+    return []
 
 
 _PLACES = [
-    "nearest_mask", "nearest_inpainting", "kept", "reason_mask_rejected", "reason_inpainting_rejected",
+    "disputed_kept", "disputed_rejected", "nearest_mask", "nearest_inpainting",
+    "kept", "reason_mask_rejected", "reason_inpainting_rejected",
     "lowest_mask", "highest_mask", "lowest_inpainting", "highest_inpainting",
 ]  # fmt: skip
 
@@ -210,6 +269,15 @@ def _order(gallery: Gallery) -> tuple[int, str]:
     return place, gallery.name
 
 
+_DISPUTED = {
+    "kept": ("Kept, but labelled bad", "Where people say that a judge was too kind, the highest scores first."),
+    "rejected": (
+        "Rejected, but labelled good",
+        "Where people say that what the rejecting judge saw was good, the lowest scores first.",
+    ),
+}
+
+
 def _make(name: str) -> Gallery:
     kind, _, what = name.partition("_")
     if kind == "kept":
@@ -217,6 +285,9 @@ def _make(name: str) -> Gallery:
     if kind == "reason":
         size = JUDGED if what in (Reason.MASK_REJECTED, Reason.INPAINTING_REJECTED) else OTHER
         return Gallery(name, f"{what}, at random", "A fair draw of the samples with this reason.", size)
+    if kind == "disputed":
+        title, text = _DISPUTED[what]
+        return Gallery(name, title, text, DISPUTED)
     judge = f"{what} score"
     if kind == "nearest":
         text = f"Where the {what} judge is least sure: the samples on both sides of its threshold, nearest first."
@@ -228,6 +299,6 @@ def _make(name: str) -> Gallery:
 
 def plain(gallery: Gallery) -> dict[str, Any]:
     """Return a gallery for report.json: which samples, without their pixels."""
-    fields = ("key", "shard", "verdict", "reason", "mask_score", "inpainting_score")
+    fields = ("key", "shard", "verdict", "reason", "mask_score", "inpainting_score", "label")
     lines = [{name: getattr(sample, name) for name in fields} for sample in gallery.samples]
     return {"name": gallery.name, "title": gallery.title, "offered": gallery.offered, "samples": lines}

@@ -26,6 +26,11 @@
       style: {
         threshold: { strokeWidth: 1.5 },
         chosen: { strokeWidth: 1.5, strokeDash: [4, 3] },
+        curve: { stroke: colour("kept"), fill: colour("kept") },
+        band: { fill: colour("kept") },
+        guide: { stroke: colour("faint") },
+        whisker: { stroke: colour("kept"), strokeWidth: 1.2 },
+        operating: { stroke: colour("ink"), fill: "transparent" },
       },
     };
   }
@@ -63,11 +68,11 @@
     return slider ? Number(slider.value) : own(judge);
   };
 
-  // Wilson's 95 % interval of a share, from `good` of `all`.
-  function interval(good, all) {
-    const z = 1.96, share = good / all, scale = 1 + z * z / all;
-    const middle = (share + z * z / (2 * all)) / scale;
-    const half = z * Math.sqrt(share * (1 - share) / all + z * z / (4 * all * all)) / scale;
+  // Wilson's 95 % interval of a share, `good` of `all`, seen in n draws.
+  function interval(good, all, n = all) {
+    const z = 1.96, share = Math.min(1, good / all), scale = 1 + z * z / n;
+    const middle = (share + z * z / (2 * n)) / scale;
+    const half = z * Math.sqrt(share * (1 - share) / n + z * z / (4 * n * n)) / scale;
     return [Math.max(0, middle - half), Math.min(1, middle + half)];
   }
 
@@ -91,6 +96,25 @@
     return { low: sure + unseen * low, about, high: sure + unseen * high, unseen, audited };
   }
 
+  // Precision and recall from audit labels, each with the weight of the rows it stands for; the intervals are Wilson's
+  // with Kish's effective number of labels. Cells: [mask bin, inpainting bin, labels, good, w, w², w good, w² good].
+  function quality(mask, inpainting) {
+    const inside = [0, 0, 0, 0, 0, 0], all = [0, 0, 0, 0, 0, 0];
+    for (const [i, j, ...sums] of thresholds.labels.cells) {
+      sums.forEach((sum, at) => { all[at] += sum; if (i >= mask && j >= inpainting) inside[at] += sum; });
+    }
+    const share = (part, whole, squares) => {
+      if (!whole) return null;
+      const value = part / whole;
+      return [value, ...interval(part, whole, whole * whole / squares)];
+    };
+    return {
+      labels: inside[0], good: all[1],
+      precision: share(inside[4], inside[2], inside[3]),
+      recall: share(inside[4], all[4], all[5]),
+    };
+  }
+
   const number = (value) => Math.round(value).toLocaleString("en-US");
   const percent = (share) => `${(100 * share).toFixed(share && share < 0.01 ? 3 : 1)} %`;
   const change = (value) => (Math.round(value) > 0 ? `+${number(value)}` : `−${number(-value)}`);
@@ -105,6 +129,12 @@
     const same = Math.round(middle) === base;
     byId("would-share").textContent = `${percent(middle / rows)} of input, ${same ? "as in this run" : `${change(middle - base)} against this run`}`;
     byId("would-bar").style.width = `${100 * middle / rows}%`;
+    if (thresholds.labels.samples) {
+      const { labels, good, precision, recall } = quality(chosen("mask"), chosen("inpainting"));
+      const spread = ([value, low, high]) => `${(100 * value).toFixed(1)} % (${(100 * low).toFixed(1)}–${(100 * high).toFixed(1)})`;
+      byId("would-precision").textContent = precision ? `${spread(precision)} by ${number(labels)} ${labels === 1 ? "label" : "labels"}` : "no label among them";
+      byId("would-recall").textContent = recall ? `${spread(recall)} of ${number(good)} good ${good === 1 ? "label" : "labels"}` : "nothing is labelled good";
+    }
     let note = "";
     if (result.unseen && result.about === null) {
       note = `${number(result.unseen)} samples below this run's mask threshold were never inpainted, and no audit row is among them to judge by. They would have to be inpainted.`;
@@ -133,34 +163,6 @@
     follow();
   });
 
-  // A strip, large; arrow keys go through its gallery.
-  const viewer = byId("viewer");
-  let strips = [], at = 0;
-  function show(index) {
-    at = (index + strips.length) % strips.length;
-    const image = strips[at].querySelector("img");
-    byId("viewer-image").src = image.src;
-    byId("viewer-image").alt = image.alt;
-    byId("viewer-words").replaceChildren(...strips[at].querySelector("figcaption").cloneNode(true).children);
-  }
-  document.addEventListener("click", (event) => {
-    const button = event.target.closest("button.open");
-    if (!button) return;
-    strips = [...button.closest(".strips").children];
-    show(strips.indexOf(button.closest(".strip")));
-    viewer.showModal();
-    byId("next").focus();
-  });
-  document.addEventListener("keydown", (event) => {
-    const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
-    if (step && viewer.open) show(at + step);
-  });
-  viewer.addEventListener("click", (event) => event.target === viewer && viewer.close());
-  viewer.addEventListener("close", () => strips[at]?.querySelector("button").focus());
-  byId("previous").addEventListener("click", () => show(at - 1));
-  byId("next").addEventListener("click", () => show(at + 1));
-  byId("close").addEventListener("click", () => viewer.close());
-
   // The section in view is the current one in the navigation.
   const links = new Map([...document.querySelectorAll("nav a")].map((link) => [link.hash.slice(1), link]));
   const inView = new Set();
@@ -174,16 +176,6 @@
     list.scrollLeft = link.offsetLeft - list.clientWidth / 2;
   }, { rootMargin: "-8% 0px -88% 0px" });
   for (const section of document.querySelectorAll("main > section")) seen.observe(section);
-
-  // Galleries that come near the screen take their real height: go to the target again until it stays put.
-  addEventListener("hashchange", () => {
-    let frames = 6;
-    const settle = () => {
-      byId(location.hash.slice(1))?.scrollIntoView();
-      if (--frames) requestAnimationFrame(settle);
-    };
-    settle();
-  });
 
   follow();
   document.documentElement.dataset.ready = "yes";

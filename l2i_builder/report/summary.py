@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from l2i_builder.report.aggregate import Aggregate, Domains, ShardLine
+from l2i_builder import __version__
+from l2i_builder.report.aggregate import JUDGES, Aggregate
 from l2i_builder.report.bins import Histogram
+from l2i_builder.report.cost import summarize_cost
+from l2i_builder.report.curves import judge_curves
+from l2i_builder.report.domains import Domains
+from l2i_builder.report.drift import summarize_shards
+from l2i_builder.report.labelled import Labelled, label_bins, wilson
+from l2i_builder.report.options import Prices
 from l2i_builder.report.reasons import EXPLANATIONS
 from l2i_builder.report.run import Run
 from l2i_builder.report.steps import make_funnel
@@ -16,42 +23,71 @@ from l2i_builder.report.thresholds import Threshold
 from l2i_builder.sample import Reason, Verdict
 
 TOP_DOMAINS = 12
-LISTED_SHARDS = 20
-OUTLIER = 3.0  # |z| from which a shard is one
-POINTS = 200  # of the chart of shards; more shards are averaged in groups of neighbours
-STAGES = ("fetch", "decode", "segment", "judge_mask", "inpaint", "judge_inpainting", "encode")
 
 
-def summarize(run: Run, counted: Aggregate, limits: Mapping[str, Threshold | None]) -> dict[str, Any]:
+def summarize(
+    run: Run,
+    counted: Aggregate,
+    limits: Mapping[str, Threshold | None],
+    found: Labelled,
+    stored: Mapping[str, int],
+    prices: Prices,
+) -> dict[str, Any]:
     """Return the report's numbers, JSON types only, in the order of the page."""
+    values = {judge: limit.value if limit else None for judge, limit in limits.items()}
     return {
-        "run": _run(run),
+        "run": _run(run, counted, limits),
         "funnel": _funnel(run, counted),
         "reasons": _reasons(counted),
-        "scores": {name: _score(run, name, counted.scores[name], limits[name]) for name in ("mask", "inpainting")},
+        "scores": {name: _score(run, name, counted.scores[name], limits[name]) for name in JUDGES},
         "density": {
             "mask_edges": counted.density.mask_edges.tolist(),
             "inpainting_edges": counted.density.inpainting_edges.tolist(),
             "cells": _cells(counted.density.counts),
         },
-        "thresholds": _thresholds(limits, counted),
+        "thresholds": _thresholds(values, counted, found),
+        "labels": found.counts | {"curves": {judge: judge_curves(found, judge, values[judge]) for judge in JUDGES}},
         "distributions": {name: _histogram(bins) for name, bins in counted.distributions.items()},
         "domains": _domains(counted.domains, counted.rows),
-        "shards": _shards(counted.shards),
-        "cost": _cost(counted),
+        "shards": summarize_shards(counted.shards),
+        "cost": summarize_cost(counted, stored, prices),
     }
 
 
-def _run(run: Run) -> dict[str, Any]:
+def _run(run: Run, counted: Aggregate, limits: Mapping[str, Threshold | None]) -> dict[str, Any]:
     return {
         "version": run.version,
+        "report_version": __version__,
         "digest": run.digest,
+        "config": run.config,
         "changed": [{"key": key, "value": value, "default": default} for key, value, default in run.changed],
         "weights": dict(sorted(run.weights.items())),
-        "input": {"digest": run.input_digest, "files": len(run.files), "rows": run.planned_rows, "list": run.files},
+        "judges": [_judge(run, name, counted, limits[name]) for name in JUDGES],
+        "input": {
+            "digest": run.input_digest,
+            "files": len(run.files),
+            "rows": run.planned_rows,
+            "columns": run.columns,
+            "list": run.files,
+        },
         "finished_shards": len(run.finished),
         "planned_shards": run.planned_shards,
         "complete": len(run.finished) == run.planned_shards,
+    }
+
+
+def _judge(run: Run, name: str, counted: Aggregate, limit: Threshold | None) -> dict[str, Any]:
+    """A judge of the run: its threshold, and the versions of the heads that scored, as the ledgers have them."""
+    heads = sorted(counted.heads[name].items(), key=lambda item: (-item[1], item[0]))
+    return {
+        "judge": name,
+        "enabled": bool(run.judge(name).get("enabled", True)),
+        "threshold": limit.value if limit else None,
+        "threshold_from": limit.source if limit else "",
+        "heads": [
+            {"version": head, "rows": rows, "digest": run.weights.get(f"judge {name}: {head}", "")}
+            for head, rows in heads
+        ],
     }
 
 
@@ -91,7 +127,7 @@ def _reasons(counted: Aggregate) -> list[dict[str, Any]]:
                 "share": _ratio(count, counted.rows),
                 "stages": dict(sorted(stages.items())),
                 "meaning": EXPLANATIONS[known[reason]] if reason in known else "Not a reason this version knows.",
-                "example": counted.examples.get(reason, ""),
+                "example": "",
             }
         )
     return sorted(lines, key=lambda line: (-line["rows"], line["reason"]))
@@ -113,135 +149,63 @@ def _cells(counts: np.ndarray) -> list[list[int]]:
     return [[int(i), int(j), int(counts[i, j])] for i, j in np.argwhere(counts)]
 
 
-def _thresholds(limits: Mapping[str, Threshold | None], counted: Aggregate) -> dict[str, Any]:
+def _thresholds(values: Mapping[str, float | None], counted: Aggregate, found: Labelled) -> dict[str, Any]:
     """What the sliders compute from. ``both``: rows with both scores, or where the inpainting judge is off.
 
     Below the run's mask threshold these are audit rows, and ``mask_only`` are the others, never inpainted.
+    ``labels``: what precision and recall are estimated from.
     """
     return {
-        **{judge: limit.value if limit else None for judge, limit in limits.items()},
+        **values,
         "mask_edges": counted.both.mask_edges.tolist(),
         "inpainting_edges": counted.both.inpainting_edges.tolist(),
         "both": _cells(counted.both.counts),
         "mask_only": counted.mask_only.tolist(),
         "rows": counted.rows,
         "kept": counted.counts["", ""],
-        "audit": {name: counted.audit[name] for name in ("rows", "judged", "kept")},
+        "audit": _audit(counted, values),
+        "labels": label_bins(found, counted.both.mask_edges, counted.both.inpainting_edges),
     }
+
+
+def _audit(counted: Aggregate, values: Mapping[str, float | None]) -> dict[str, Any]:
+    """What the audit slice says without bias, since its rows go through every stage whatever their scores.
+
+    Shares come as [value, low, high] with Wilson's 95 % interval, None of nothing. ``inpainting_of_all`` is what
+    rejected masks hide elsewhere: how often the inpainting judge passes, whatever the mask's score.
+    """
+    bins = counted.audited
+    total = int(bins.counts.sum())
+    i, j = (
+        _bin_of(edges, values[judge])
+        for judge, edges in zip(JUDGES, (bins.mask_edges, bins.inpainting_edges), strict=True)
+    )
+    mask, inpainting, both = bins.counts[i:].sum(), bins.counts[:, j:].sum(), bins.counts[i:, j:].sum()
+
+    def share(part: int, whole: int) -> list[float] | None:
+        return [part / whole, *wilson(part / whole, whole)] if whole else None
+
+    return {name: counted.audit[name] for name in ("rows", "judged", "kept")} | {
+        "mask": share(int(mask), total),
+        "inpainting_of_good_masks": share(int(both), int(mask)),
+        "inpainting_of_all": share(int(inpainting), total),
+        "both": share(int(both), total),
+    }
+
+
+def _bin_of(edges: np.ndarray, threshold: float | None) -> int:
+    return int(np.searchsorted(edges, threshold)) if threshold is not None else 0
 
 
 def _domains(domains: Domains, rows: int) -> dict[str, Any]:
-    def lines(column: int) -> list[dict[str, Any]]:
-        ranked = sorted(domains.counts.items(), key=lambda item: (-int(item[1][column]), -int(item[1][0]), item[0]))
-        return [
-            {
-                "host": host,
-                "rows": int(count),
-                "share": _ratio(int(count), rows),
-                "failed": int(failed),
-                "kept": int(kept),
-            }
-            for host, (count, failed, kept) in ranked[:TOP_DOMAINS]
-            if (count, failed, kept)[column]
-        ]
+    def lines(column: str) -> list[dict[str, Any]]:
+        return [line | {"share": _ratio(line["rows"], rows)} for line in domains.top(column, TOP_DOMAINS)]
 
     return {
-        "hosts": len(domains.counts),
+        "hosts": len(domains.table),
         "forgotten": domains.forgotten,
-        "by_share": lines(0),
-        "by_failures": lines(1),
-    }
-
-
-def _shards(shards: Sequence[ShardLine]) -> dict[str, Any]:
-    """Kept share along the run, and the shards far from the run's share.
-
-    z = (share - run's share) / spread. spread: the larger of binomial chance at the shard's rows and the robust
-    spread of all shards (1.4826 x median absolute deviation from their median), so that neither few rows nor a
-    varied input raise an alarm by themselves.
-    """
-    if not shards:
-        return {"shards": 0, "share": 0.0, "outliers": 0, "list": [], "points": []}
-    rows = np.array([shard.rows for shard in shards], np.float64)
-    kept = np.array([shard.kept for shard in shards], np.float64)
-    share = kept / np.maximum(rows, 1)
-    run_share = float(kept.sum() / max(rows.sum(), 1))
-    chance = np.sqrt(run_share * (1 - run_share) / np.maximum(rows, 1))
-    spread = np.maximum(chance, 1.4826 * float(np.median(np.abs(share - np.median(share)))))
-    z = np.where((rows > 0) & (spread > 0), (share - run_share) / np.where(spread > 0, spread, 1), 0.0)
-    listed = np.argsort(-np.abs(z), kind="stable")[:LISTED_SHARDS]
-    return {
-        "shards": len(shards),
-        "share": run_share,
-        "outliers": int((np.abs(z) >= OUTLIER).sum()),
-        "retried": sum(shard.attempts > 1 for shard in shards),
-        "list": [
-            {
-                "shard": shards[i].number,
-                "rows": shards[i].rows,
-                "kept": shards[i].kept,
-                "failed": shards[i].failed,
-                "share": float(share[i]),
-                "z": round(float(z[i]), 2),
-                "outlier": bool(abs(z[i]) >= OUTLIER),
-                "attempts": shards[i].attempts,
-            }
-            for i in listed
-        ],
-        "points": _points(shards),
-    }
-
-
-def _points(shards: Sequence[ShardLine]) -> list[dict[str, Any]]:
-    """Kept and failed shares of at most POINTS groups of neighbouring shards."""
-    size = -(-len(shards) // POINTS)
-    points = []
-    for start in range(0, len(shards), size):
-        group = shards[start : start + size]
-        rows = sum(shard.rows for shard in group)
-        points.append(
-            {
-                "first": group[0].number,
-                "last": group[-1].number,
-                "kept": _ratio(sum(shard.kept for shard in group), rows),
-                "failed": _ratio(sum(shard.failed for shard in group), rows),
-            }
-        )
-    return points
-
-
-def _cost(counted: Aggregate) -> dict[str, Any]:
-    kept = counted.counts["", ""]
-    total = sum(counted.seconds.values())
-    order = [*STAGES, *sorted(set(counted.seconds) - set(STAGES))]
-    stages = []
-    for stage in order:
-        if stage not in counted.seconds:
-            continue
-        seconds, images = counted.seconds[stage], counted.images.get(stage, 0)
-        stages.append(
-            {
-                "stage": stage,
-                "seconds": seconds,
-                "share": _ratio(seconds, total),
-                "images": images,
-                "per_image": _ratio(seconds, images),
-                "per_kept": _ratio(seconds, kept),
-            }
-        )
-    stored = dict(sorted(counted.stored.items()))
-    return {
-        "stages": stages,
-        "seconds": total,
-        "per_kept": _ratio(total, kept),
-        "fetched": {
-            "bytes": counted.fetched_bytes,
-            "bodies": counted.fetched_rows,
-            "per_body": _ratio(counted.fetched_bytes, counted.fetched_rows),
-            "per_kept": _ratio(counted.fetched_bytes, kept),
-        },
-        "stored": stored,
-        "stored_per_kept": _ratio(stored.get("shards", 0), kept),
+        "by_share": lines("rows"),
+        "by_failures": lines("failed"),
     }
 
 

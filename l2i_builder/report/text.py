@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Any
 
 from markupsafe import Markup
 
+FILTERS = (
+    "count",
+    "percent",
+    "points",
+    "span",
+    "interval",
+    "duration",
+    "size",
+    "dollars",
+    "visible",
+)  # for the templates
 LIMIT = 2000  # characters of any one text on the page
 # Controls, direction overrides and isolates, invisible format characters, lone surrogates, tags. Zero-width joiners
 # stay: emoji and several scripts need them.
@@ -44,6 +56,35 @@ def percent(share: float) -> str:
     if value == 0 or abs(value) >= 0.95:
         return f"{value:.1f} %"
     return f"{value:.2g} %" if abs(value) >= 0.001 else "< 0.001 %"
+
+
+def points(change: float) -> str:
+    """A change of a share, in percentage points: 0.0123 -> "+1.2", -0.0001 -> "−0.01", 0 -> "0"."""
+    value = 100 * change
+    if not value:
+        return "0"
+    shown = f"{abs(value):.1f}" if abs(value) >= 0.95 else f"{abs(value):.2g}" if abs(value) >= 0.001 else "< 0.001"
+    return f"{'+' if value > 0 else '−'}{shown}"
+
+
+def span(value: list[float] | None) -> str:
+    """A share with its interval: [0.92, 0.88, 0.95] -> "92.0 % (88.0–95.0)", "–" of nothing."""
+    return f"{100 * value[0]:.1f} % ({100 * value[1]:.1f}–{100 * value[2]:.1f})" if value else "–"
+
+
+def interval(value: list[float]) -> str:
+    """A figure with its interval: [0.921, 0.88, 0.95] -> "0.921 (0.880–0.950)"."""
+    low, high = (f"{end:.3f}" if end is not None else "?" for end in value[1:])
+    return f"{value[0]:.3f} ({low}–{high})"
+
+
+def dollars(value: float) -> str:
+    """Dollars: 1234.5 -> "$1,234", 0.0123 -> "$0.0123", 1.2e-06 -> "$0.0000012"."""
+    if not value or value >= 100:
+        return f"${value:,.0f}"
+    if value >= 1:
+        return f"${value:.2f}"
+    return f"${value:.{2 - math.floor(math.log10(value))}f}"
 
 
 def duration(seconds: float) -> str:

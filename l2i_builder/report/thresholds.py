@@ -3,6 +3,7 @@ later version of the project brings another head, found from what its ledgers ke
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +12,8 @@ import pyarrow.compute as pc
 
 from l2i_builder.errors import WeightsError
 from l2i_builder.judge.judges import load_head
-from l2i_builder.report.run import Run, ahead, ledger_of
+from l2i_builder.report.run import Run
+from l2i_builder.report.scan import Block, scan
 from l2i_builder.sample import UNKNOWN, Reason
 
 JUDGES = {"mask": Reason.MASK_REJECTED, "inpainting": Reason.INPAINTING_REJECTED}
@@ -58,19 +60,29 @@ def from_ledgers(run: Run, judges: list[str]) -> dict[str, Threshold | None]:
     """Return what divides the scores that each judge refused from those it let pass; reads three columns."""
     if not judges:
         return {}
-    ends = {judge: [-np.inf, np.inf] for judge in judges}  # highest refused, lowest passed
     columns = ["reason", *(f"{judge}_score" for judge in judges)]
-    for ledger in ahead(lambda number: ledger_of(run.out, number, columns), run.finished):
-        reasons = ledger["reason"]
+    ends = list(scan(run, columns, lambda blocks: _ends(blocks, judges)))
+    found = {}
+    for judge in judges:
+        low = max((one[judge][0] for one in ends), default=-np.inf)
+        found[judge] = _between(low, min((one[judge][1] for one in ends), default=np.inf))
+    return found
+
+
+def _ends(blocks: Iterator[Block], judges: list[str]) -> dict[str, tuple[float, float]]:
+    """Return each judge's highest refused and lowest passed score."""
+    ends = dict.fromkeys(judges, (-np.inf, np.inf))
+    for block in blocks:
+        reasons = block.ledger["reason"]
         for judge in judges:
-            score = ledger[f"{judge}_score"].to_numpy()
+            score = block.ledger[f"{judge}_score"].to_numpy()
             refused = pc.equal(reasons, JUDGES[judge].value).to_numpy()
             # A row that was refused before this judge, and goes on for the audit, says nothing of its threshold.
             after = [Reason.INPAINTING_REJECTED.value, ""] if judge == "mask" else [""]
             passed = pc.is_in(reasons, value_set=pa.array(after)).to_numpy() & (score != UNKNOWN)
             low, high = ends[judge]
-            ends[judge] = [score[refused].max(initial=low), score[passed].min(initial=high)]
-    return {judge: _between(low, high) for judge, (low, high) in ends.items()}
+            ends[judge] = (score[refused].max(initial=low), score[passed].min(initial=high))
+    return ends
 
 
 def _between(low: float, high: float) -> Threshold | None:

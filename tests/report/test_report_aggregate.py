@@ -1,23 +1,34 @@
 """What is counted shard by shard equals what is counted over all rows at once."""
 
 from collections import Counter
+from collections.abc import Iterator
 
 import numpy as np
-import pyarrow as pa
 import pytest
 from synthetic_run import INPAINTING_THRESHOLD, MASK_THRESHOLD
 
-from l2i_builder.report.aggregate import COLUMNS, Aggregate, Domains
+from l2i_builder.report.aggregate import COLUMNS, Aggregate
 from l2i_builder.report.bins import Histogram, bin_of, score_edges
-from l2i_builder.report.run import hosts, open_run, read_shard
+from l2i_builder.report.run import open_run, read_stats
+from l2i_builder.report.scan import Block, scan
 
 
-def counted(out: str, numbers: list[int] | None = None) -> Aggregate:
-    result = Aggregate(MASK_THRESHOLD, INPAINTING_THRESHOLD)
-    for number in numbers or open_run(out).finished:
-        shard = read_shard(out, number, COLUMNS)
-        result.add(number, shard.ledger, shard.stats, shard.manifest.files)
-    return result
+def counted(out: str) -> Aggregate:
+    total = Aggregate(MASK_THRESHOLD, INPAINTING_THRESHOLD)
+
+    def part(blocks: Iterator[Block]) -> Aggregate:
+        result = Aggregate(MASK_THRESHOLD, INPAINTING_THRESHOLD)
+        for block in blocks:
+            result.add(block, read_stats(out, block.numbers))
+        return result
+
+    for one in scan(open_run(out), COLUMNS, part):
+        total.merge(one)
+    return total
+
+
+def block_of(reported) -> Block:
+    return next(scan(open_run(reported.out), COLUMNS, next))
 
 
 @pytest.fixture(scope="module")
@@ -34,10 +45,37 @@ def test_every_row_is_counted_once(reported, total):
     assert Counter(reported.rows["verdict"].to_pylist()) == total.verdicts
 
 
-def test_reasons_have_an_example(reported, total):
-    told = {row["reason"] for row in reported.rows.to_pylist() if row["detail"]}
-    assert set(total.examples) == told
-    assert total.examples["mask_rejected"] == "score under 0.437"
+def test_heads_are_counted_by_the_rows_they_scored(reported, total):
+    for judge in ("mask", "inpainting"):
+        scored = int((column(reported, f"{judge}_score") != -1).sum())
+        assert total.heads[judge] == {f"{judge}-v1": scored}
+
+
+def test_parts_add_up_to_the_whole(reported, total, monkeypatch):
+    monkeypatch.setattr("l2i_builder.report.scan.SHARDS", 1)
+    monkeypatch.setattr("l2i_builder.report.scan.BLOCK_ROWS", 1)
+    parts = counted(reported.out)
+    assert (parts.rows, parts.counts, parts.verdicts, parts.heads) == (
+        total.rows,
+        total.counts,
+        total.verdicts,
+        total.heads,
+    )
+    assert parts.audit == total.audit
+    assert parts.seconds == pytest.approx(total.seconds)
+    for name in ("density", "both", "audited"):
+        np.testing.assert_array_equal(getattr(parts, name).counts, getattr(total, name).counts)
+    for name, bins in total.distributions.items():
+        np.testing.assert_array_equal(parts.distributions[name].counts, bins.counts)
+    assert parts.domains.table.sort_by("host") == total.domains.table.sort_by("host")
+    for name in ("number", "kept", "mask_sum"):
+        np.testing.assert_allclose(parts.shards.column(name), total.shards.column(name))
+
+
+def test_audit_rows_with_both_scores_are_counted_apart(reported, total):
+    audit = column(reported, "audit") & (column(reported, "inpainting_score") != -1)
+    decided = np.isin(column(reported, "reason"), ["", "mask_rejected", "inpainting_rejected"])
+    assert total.audited.counts.sum() == total.audit["judged"] == (audit & decided).sum() > 10
 
 
 @pytest.mark.parametrize("judge", ["mask", "inpainting"])
@@ -95,50 +133,30 @@ def test_seconds_images_and_bytes_add_up(reported, total):
     assert total.fetched_bytes == sizes[sizes > 0].sum()
     assert total.images["fetch"] == 1200
     assert total.seconds["inpaint"] == pytest.approx(0.61 * total.images["inpaint"], rel=0.1)
-    assert set(total.stored) == {"shards", "ledger", "previews", "audit"}
-    assert [shard.attempts for shard in total.shards] == [1, 2, 1, 1]
+    assert total.shards.column("attempts").tolist() == [1, 2, 1, 1]
+
+
+def test_shards_are_counted_each(reported, total):
+    shards, reasons = column(reported, "shard"), column(reported, "reason")
+    mask = column(reported, "mask_score")
+    for number in range(4):
+        here = shards == number
+        assert total.shards.column("kept")[number] == (here & (reasons == "")).sum()
+        assert total.shards.column("mask_n")[number] == (here & (mask != -1)).sum()
+        assert total.shards.column("mask_sum")[number] == pytest.approx(mask[here & (mask != -1)].sum())
 
 
 def test_stats_of_another_shape_count_nothing(reported):
-    shard = read_shard(reported.out, 0, COLUMNS)
+    block = block_of(reported)
     odd = Aggregate(None, None)
-    odd.add(0, shard.ledger, {"seconds": [1], "images": {"fetch": "many"}, "attempt": "x"}, {})
-    assert (odd.seconds, odd.images, odd.shards[0].attempts) == ({}, {}, 1)
+    odd.add(block, [{"seconds": [1], "images": {"fetch": "many"}, "attempt": "x"}] * len(block.numbers))
+    assert (odd.seconds, odd.images, odd.shards.column("attempts").tolist()) == ({}, {}, [1] * len(block.numbers))
 
 
 def test_a_ledger_without_rows_counts_nothing(reported):
-    shard = read_shard(reported.out, 0, COLUMNS)
     empty = Aggregate(0.5, 0.5)
-    empty.add(0, shard.ledger.slice(0, 0), {}, {})
-    assert (empty.rows, empty.counts, empty.domains.counts) == (0, {}, {})
-
-
-@pytest.mark.parametrize(
-    ("url", "host"),
-    [
-        ("https://Example.ORG/a.jpg", "example.org"),
-        ("http://user:secret@shop.test:8080/x?y=http://other.test/", "shop.test"),
-        ("https://[2001:db8::7]:443/a", "[2001:db8::7]"),
-        ("https://host.test?query", "host.test"),
-        ("javascript:alert(1)", "(no host)"),
-        ("no url at all", "(no host)"),
-        ("", "(no host)"),
-        ("https://" + "a" * 500 + ".test/", "a" * 100),
-    ],
-)
-def test_hosts(url, host):
-    assert hosts(pa.chunked_array([[url]])).to_pylist() == [host]
-
-
-def test_domains_stay_bounded_and_say_what_they_forgot():
-    domains = Domains(limit=10)
-    for start in range(0, 400, 20):
-        names = [f"rare{start + i}.test" for i in range(20)] + ["common.test"] * 5
-        flags = pa.array([True] * len(names))
-        domains.add(pa.array(names), flags, flags)
-    assert len(domains.counts) <= 10
-    assert domains.counts["common.test"].tolist() == [100, 100, 100]
-    assert 0 < domains.forgotten <= 20
+    empty.add(Block([0], [0], block_of(reported).ledger.slice(0, 0)), [{}])
+    assert (empty.rows, empty.counts, len(empty.domains.table)) == (0, {}, 0)
 
 
 def test_values_on_an_edge_belong_to_the_bin_above_and_outliers_to_the_outermost():

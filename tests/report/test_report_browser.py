@@ -134,7 +134,7 @@ def test_hostile_strings_are_inert(opened):
     for strip in page.locator("button.open").all()[:40]:
         strip.scroll_into_view_if_needed()
     assert page.evaluate("window.hacked === undefined")
-    assert page.evaluate("document.scripts.length") == 3
+    assert page.evaluate("document.scripts.length") == 4
     assert (
         page.evaluate("document.querySelectorAll('main svg[onload], [onerror], [onmouseover], iframe, object').length")
         == 0

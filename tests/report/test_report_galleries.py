@@ -83,7 +83,7 @@ def test_a_gallery_keeps_the_best_however_many_are_offered():
 
 
 def ledger(**values) -> pa.Table:
-    row = {name: getattr(sample("k"), name) for name in g.LEDGER_COLUMNS} | {"mask_area": 0.3}
+    row = {name: getattr(sample("k"), name) for name in g.LEDGER_COLUMNS} | {"mask_area": 0.3, "url": "http://a.test/"}
     return pa.table({name: [value] for name, value in (row | values).items()})
 
 
@@ -175,4 +175,4 @@ def test_previews_of_a_bounded_number_of_shards_are_looked_at():
 
 
 def test_columns_of_the_galleries_are_in_every_ledger(reported):
-    assert set(g.LEDGER_COLUMNS) - {"host"} <= set(pq.read_schema(Path(reported.out, "ledger", "00000.parquet")).names)
+    assert set(g.COLUMNS) <= set(pq.read_schema(Path(reported.out, "ledger", "00000.parquet")).names)

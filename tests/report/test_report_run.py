@@ -8,8 +8,7 @@ import pytest
 
 from l2i_builder.errors import OutputError
 from l2i_builder.report import funnel, write_report
-from l2i_builder.report.aggregate import COLUMNS
-from l2i_builder.report.run import ahead, open_run, read_shard
+from l2i_builder.report.run import open_run, read_stats, sizes
 
 
 @pytest.fixture
@@ -27,6 +26,8 @@ def test_a_run_knows_its_plan_and_what_was_changed(reported):
     run = open_run(reported.out)
     assert (run.planned_shards, run.planned_rows, run.finished_rows) == (4, 1200, 1200)
     assert run.finished == [0, 1, 2, 3]
+    assert run.columns["url"] == "URL"
+    assert all(len(file["footer"]) == 64 for file in run.files)
     changed = {key: (value, default) for key, value, default in run.changed}
     assert changed["ingest.filter.min_aesthetic"] == (4.5, 0.0)
     assert changed["judge.mask.threshold"] == (0.437, -1.0)
@@ -56,8 +57,8 @@ def test_without_input_json_the_plan_is_unknown(out):
     assert "plan unknown" in Path(write_report(out)).read_text()
 
 
-def test_a_damaged_plan_or_ledger_or_manifest_stops_the_report(out):
-    for name in ("input.json", "ledger/00001.parquet", "manifests/00001.json", "run.json"):
+def test_a_damaged_plan_or_ledger_stops_the_report(out):
+    for name in ("input.json", "ledger/00001.parquet", "run.json"):
         good = Path(out, name).read_bytes()
         Path(out, name).write_bytes(good[: len(good) // 2])
         with pytest.raises(OutputError):
@@ -76,12 +77,12 @@ def test_missing_or_damaged_stats_cost_times_only(out):
     Path(out, "stats", "00000.json").unlink()
     Path(out, "stats", "00001.json").write_bytes(b"{")
     Path(out, "stats", "00002.json").write_bytes(b"[1]")
-    stats = [read_shard(out, number, COLUMNS).stats for number in range(4)]
+    stats = read_stats(out, range(4))
     assert [bool(one) for one in stats] == [False, False, False, True]
     assert funnel(out).reconciles
 
 
-def test_reading_ahead_keeps_the_order_and_passes_errors_on():
-    assert list(ahead(lambda number: number * number, range(50))) == [number * number for number in range(50)]
-    with pytest.raises(ZeroDivisionError):
-        list(ahead(lambda number: 1 // (number - 20), range(50)))
+def test_sizes_are_those_of_the_files(out):
+    ledger = Path(out, "ledger")
+    assert sizes(out, "ledger") == {number: (ledger / f"{number:05d}.parquet").stat().st_size for number in range(4)}
+    assert sizes(out, "nothing") == {}
