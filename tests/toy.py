@@ -87,7 +87,10 @@ def toy_inpainter(images: np.ndarray, holes: np.ndarray) -> np.ndarray:
 class ToyJudge:
     """Scores by the image alone, the same on every machine."""
 
-    version, threshold, kind = "toy-1", 0.3, KIND
+    version, kind = "toy-1", KIND
+
+    def __init__(self, threshold: float = -1) -> None:
+        self.threshold = threshold if threshold >= 0 else 0.3
 
     def features(self, images: np.ndarray, *layers: np.ndarray) -> np.ndarray:
         totals = images.reshape(len(images), -1).astype(np.int64).sum(axis=1)
@@ -128,7 +131,7 @@ class ToySegment(stages.SegmentStage):
 
 class ToyJudgeMask(stages.JudgeMaskStage):
     def __init__(self, config):
-        self.config, self.judge = config, ToyJudge()
+        self.config, self.judge = config, ToyJudge(config.judge.mask.threshold)
 
 
 class ToyInpaint(stages.InpaintStage):
@@ -138,7 +141,7 @@ class ToyInpaint(stages.InpaintStage):
 
 class ToyJudgeInpainting(stages.JudgeInpaintingStage):
     def __init__(self, config):
-        self.config, self.judge = config, ToyJudge()
+        self.config, self.judge = config, ToyJudge(config.judge.inpainting.threshold)
 
 
 def toy_stages(config, pause, fault, names, device="cpu", threads=1):

@@ -16,20 +16,23 @@ from l2i_builder.errors import ConfigError, OutputError
 
 RUN_FILE = "run.json"
 FOLDER = "manifests"
-PENDING = "pending"  # where ``--retry-failed`` prepares a shard
+PENDING = "pending"  # where a finished shard is made anew
+_OPTIONAL = {"derived_from"}  # fields that run.json has only where they say something
 
 
 @dataclass(frozen=True)
 class RunManifest:
     """What a run is made from. Two runs may write into one folder only if these agree.
 
-    config: ``identity`` of the configuration; weights: name -> sha256; input: digest of the input plan.
+    config: ``identity`` of the configuration; weights: name -> sha256; input: digest of the input plan;
+    derived_from: digest of the run that ``l2i refilter`` made this one from, "" for a build.
     """
 
     config: dict[str, Any]
     weights: dict[str, str]
     input: str
     version: str = __version__
+    derived_from: str = ""
 
     @classmethod
     def of(cls, config: Config, input_digest: str, weights: Mapping[str, str]) -> RunManifest:
@@ -38,13 +41,17 @@ class RunManifest:
 
     @property
     def digest(self) -> str:
-        """SHA-256 of configuration, weights and input. Not of the version: a bug-fix release may go on."""
-        return hashlib.sha256(
-            canonical({"config": self.config, "weights": self.weights, "input": self.input})
-        ).hexdigest()
+        """SHA-256 of configuration, weights, input and origin. Not of the version: a bug-fix release may go on."""
+        content = {"config": self.config, "weights": self.weights, "input": self.input}
+        return hashlib.sha256(canonical(content | self._origin)).hexdigest()
+
+    @property
+    def _origin(self) -> dict[str, str]:
+        return {"derived_from": self.derived_from} if self.derived_from else {}
 
     def to_json(self) -> bytes:
-        return pretty(asdict(self) | {"digest": self.digest})
+        content = asdict(self) | {"digest": self.digest}
+        return pretty({name: value for name, value in content.items() if value or name != "derived_from"})
 
     @classmethod
     def from_json(cls, data: bytes, name: str = RUN_FILE) -> RunManifest:
@@ -139,14 +146,17 @@ def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def claim(out: str, run: RunManifest) -> None:
-    """Write ``run.json``, or check that the folder's own agrees; raise ConfigError listing the differences."""
+def claim(out: str, run: RunManifest) -> RunManifest:
+    """Write ``run.json``, or check that the folder's own agrees; return the folder's own.
+
+    Raises ConfigError listing the differences.
+    """
     url = storage.join(out, RUN_FILE)
     if not storage.exists(url):
         if storage.list_names(storage.join(out, FOLDER)):
             raise OutputError(f"{out} holds shards but no {RUN_FILE}. Restore the file, or use another output folder.")
         storage.write_bytes(url, run.to_json())
-        return
+        return run
     old = RunManifest.from_json(storage.read_bytes(url), url)
     differences = difference(_comparable(old), _comparable(run))
     if differences:
@@ -156,6 +166,7 @@ def claim(out: str, run: RunManifest) -> None:
             f"{out} was begun with other settings:\n{listed}\n"
             f"Use another output folder, or take these settings back (old -> new).{begin}"
         )
+    return old
 
 
 def canonical(value: Any) -> bytes:
@@ -193,10 +204,10 @@ def _load(cls: Any, data: bytes, name: str) -> tuple[Any, dict[str, Any]]:
     kinds = {"int": int, "str": str}
     try:
         raw = json.loads(data)
-        known = {item.name: raw[item.name] for item in fields(cls)}
+        known = {item.name: raw[item.name] for item in fields(cls) if item.name in raw or item.name not in _OPTIONAL}
         for item in fields(cls):
             kind = kinds.get(str(item.type), dict)
-            if not isinstance(known[item.name], kind) or isinstance(known[item.name], bool):
+            if not isinstance(known.get(item.name, kind()), kind) or isinstance(known.get(item.name), bool):
                 raise TypeError(f"{item.name} is not {item.type}")
         return cls(**known), raw
     except (ValueError, KeyError, TypeError, RecursionError) as problem:

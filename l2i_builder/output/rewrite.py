@@ -11,9 +11,10 @@ from __future__ import annotations
 import hashlib
 import json
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 import numpy as np
 
@@ -33,6 +34,8 @@ from l2i_builder.output.manifest import (
 )
 from l2i_builder.output.shards import index_tar
 from l2i_builder.sample import Batch, Row
+
+T = TypeVar("T")
 
 TARS = ("shards", "audit", "previews")
 FOLDERS = (*TARS, FEATURES, "ledger", "stats", FOLDER)
@@ -137,6 +140,26 @@ def recover(out: str) -> int:
         for name in storage.list_names(place):
             storage.delete(storage.join(place, name))
     return len(left)
+
+
+def spread(
+    work: Callable[[T], Any], items: Sequence[T], workers: int, progress: Callable[[int, int], None] | None = None
+) -> None:
+    """Call ``work`` for every item, ``workers`` at once; an error or interrupt begins no further ones and goes on.
+
+    progress: called with items done and in all.
+    """
+    waiting, running, done = list(reversed(items)), set[Future[Any]](), 0
+    with ThreadPoolExecutor(max(1, workers)) as pool:
+        while waiting or running:
+            while waiting and len(running) < max(1, workers):
+                running.add(pool.submit(work, waiting.pop()))
+            ended, running = wait(running, return_when=FIRST_COMPLETED)
+            for future in ended:
+                future.result()
+                done += 1
+                if progress:
+                    progress(done, len(items))
 
 
 def _rows(out: str, manifest: ShardManifest) -> list[Row]:

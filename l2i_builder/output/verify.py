@@ -13,6 +13,7 @@ from l2i_builder.errors import L2IError
 from l2i_builder.ingest.planning import InputPlan
 from l2i_builder.output.manifest import FOLDER, PENDING, RUN_FILE, RunManifest, finished, shard_name
 from l2i_builder.output.shards import wids_index
+from l2i_builder.output.undecided import FILE as UNDECIDED
 from l2i_builder.output.verify_shard import Finding, ShardCheck, check_shard
 
 FOLDERS = {
@@ -27,6 +28,7 @@ FOLDERS = {
 # Files of the top folder that belong there: the run's own, those of reviewers, and those of publishing.
 TOP = {RUN_FILE, "input.json", "index.json", "report.html", "report.json"}
 TOP |= {"labels.sqlite", "labels.sqlite-wal", "labels.sqlite-shm", "labels.parquet"}
+TOP |= {UNDECIDED}
 TOP |= {"README.md", "SHA256SUMS", "croissant.json", "LICENSE", ".gitattributes"}
 
 Progress = Callable[[int, int], None]

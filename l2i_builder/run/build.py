@@ -17,6 +17,7 @@ from l2i_builder.ingest.planning import InputPlan, InputShard
 from l2i_builder.output import manifest
 from l2i_builder.output.rewrite import recover
 from l2i_builder.output.shards import wids_index
+from l2i_builder.output.undecided import write_undecided
 from l2i_builder.run.cluster import Parts
 from l2i_builder.run.progress import ConsoleProgress
 from l2i_builder.run.resume import whole_shards
@@ -84,7 +85,7 @@ def _finished(out: str, console: Console) -> set[int]:
 def claim(config: Config, plan: InputPlan) -> manifest.RunManifest:
     """Bind the output folder to this configuration, input and weights; weights are fetched and checked here."""
     run = manifest.RunManifest.of(config, plan.digest, weight_digests(config))
-    manifest.claim(config.out, run)
+    run = manifest.claim(config.out, run)
     storage.write_bytes(storage.join(config.out, "input.json"), plan.to_json())
     return run
 
@@ -160,6 +161,7 @@ def finish(config: Config, plan: InputPlan, failed: dict[str, str]) -> Result:
     from l2i_builder.report import write_report
 
     storage.write_bytes(storage.join(config.out, "index.json"), wids_index(config.out))
+    write_undecided(config.out)
     return Result(config.out, write_report(config.out), len(plan.shards), 0, failed)
 
 

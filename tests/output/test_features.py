@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
+from finished_toy import THRESHOLDS, judged_run, tiny_heads, toy_run
 from samples import finished_run
-from tiny_judges import tiny_backbone, tiny_head
-from toy import Silent, ToyInpaint, ToySegment, ToySource, toy_config, toy_parts, write_metadata
 
-from l2i_builder import stages
-from l2i_builder.config import Config
 from l2i_builder.errors import OutputError
-from l2i_builder.ingest import planning
 from l2i_builder.judge.judges import load_head
 from l2i_builder.output.features import Features, read_features, write_features
 from l2i_builder.output.ledger import read_ledger
-from l2i_builder.run.cluster import Parts
-from l2i_builder.run.inline import run_inline
 from l2i_builder.sample import UNKNOWN
 
 KIND = {"head": "mask-v1", "features": "mask-rich", "dim": 3, "backbone": "b0", "backbone_sha256": "0" * 64}
@@ -66,21 +59,9 @@ def test_a_damaged_file_is_an_error_that_says_what_to_do(tmp_path: Path, content
         read_features(str(path))
 
 
-def tiny_stages(config: Config, names: list[str], device: str = "cpu", threads: int = 1) -> list[stages.Stage]:
-    """Toy models, and the project's own judges on a tiny backbone."""
-    judges = [stages.JudgeMaskStage(config, device, 1), stages.JudgeInpaintingStage(config, device, 1)]
-    return [ToySegment(config), judges[0], ToyInpaint(config), judges[1], stages.EncodeStage(config, device, 1)]
-
-
 def test_every_scored_row_has_features_that_give_exactly_its_score(tmp_path: Path) -> None:
-    weights = tiny_backbone(tmp_path)
-    heads = {
-        task: tiny_head(tmp_path, f"tiny-{task}", task, f"{task}-rich", weights) for task in ("mask", "inpainting")
-    }
-    keys = [f"judge.{task}.head={path}" for task, path in heads.items()]
-    config = toy_config(write_metadata(tmp_path / "metadata", 20), tmp_path / "out", *keys)
-    parts = Parts(partial(ToySource, config), partial(tiny_stages, config))
-    run_inline(config, planning.plan(config).shards, "digest", Silent(), parts)
+    heads = tiny_heads(tmp_path)
+    config = judged_run(tmp_path, tmp_path / "out", heads)
 
     features = read_features(f"{config.out}/features/00000.parquet")
     lines = read_ledger(f"{config.out}/ledger/00000.parquet").to_pylist()
@@ -90,11 +71,10 @@ def test_every_scored_row_has_features_that_give_exactly_its_score(tmp_path: Pat
         assert scores
         assert {key: float(head.predict(v[None])[0]) for key, v in features.vectors[task].items()} == scores
         assert features.kinds[task]["backbone_sha256"] == head.card["backbone"]["sha256"]
-        assert features.heads[task] == f"tiny-{task}"
+        assert features.heads[task] == f"{task}-rich-0"
 
 
 def test_a_configuration_key_switches_them_off(tmp_path: Path) -> None:
-    config = toy_config(write_metadata(tmp_path / "metadata", 20), tmp_path / "out", "shards.features=false")
-    run_inline(config, planning.plan(config).shards, "digest", Silent(), toy_parts(config))
+    toy_run(tmp_path, tmp_path / "out", *THRESHOLDS, "shards.features=false", rows=20)
     assert not (tmp_path / "out/features").exists()
     assert (tmp_path / "out/ledger/00000.parquet").exists()

@@ -1,0 +1,62 @@
+"""``undecided.parquet``: rows that new thresholds would keep, but whose background or pixels were never stored."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from l2i_builder import storage
+from l2i_builder.output.ledger import read_ledger
+from l2i_builder.output.manifest import finished, read_manifest, shard_name
+from l2i_builder.sample import Reason
+
+FILE = "undecided.parquet"
+NOT_INPAINTED = "never inpainted"
+NOT_STORED = "pixels not stored"
+_READERS = 16  # manifests read at once
+_COLUMNS = ("key", "shard", "index", "url", "mask_score", "inpainting_score", "detail")
+SCHEMA = pa.schema(
+    [
+        *(pa.field(name, pa.int64() if name in ("shard", "index") else pa.string()) for name in _COLUMNS[:4]),
+        *(pa.field(name, pa.float64()) for name in _COLUMNS[4:6]),
+        pa.field("missing", pa.string()),
+    ]
+)
+
+
+def write_undecided(out: str) -> int:
+    """Write the list of undecided rows over all finished shards, or delete it where there are none; return how many.
+
+    Columns: key, shard, index, url, mask_score, inpainting_score (-1: not scored), missing (``NOT_INPAINTED`` or
+    ``NOT_STORED``). One shard's ledger is in memory at a time.
+    """
+    url = storage.join(out, FILE)
+    shards = list(_concerned(out))
+    if not shards:
+        storage.delete(url)
+        return 0
+    count = 0
+    with storage.create(url) as file, pq.ParquetWriter(file, SCHEMA, compression="zstd") as writer:
+        for table in (undecided_of(out, number) for number in shards):
+            writer.write_table(table)
+            count += len(table)
+    return count
+
+
+def undecided_of(out: str, number: int) -> pa.Table:
+    """Return a shard's undecided rows, in ``SCHEMA``."""
+    ledger = read_ledger(storage.join(out, f"ledger/{shard_name(number)}.parquet"), [*_COLUMNS, "reason"])
+    rows = ledger.filter(pc.equal(ledger["reason"], Reason.UNDECIDED.value)).select(_COLUMNS)
+    return rows.rename_columns(SCHEMA.names).cast(SCHEMA).replace_schema_metadata(None)
+
+
+def _concerned(out: str) -> Iterator[int]:
+    numbers = sorted(finished(out))
+    with ThreadPoolExecutor(_READERS) as pool:
+        for number, manifest in zip(numbers, pool.map(lambda number: read_manifest(out, number), numbers), strict=True):
+            if Reason.UNDECIDED.value in manifest.reasons:
+                yield number
