@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 TEST_WEIGHTS := u2net u2netp efficientnet_lite0
 RUN_PYTHON := NO_ALBUMENTATIONS_UPDATE=1 $(BIN)/python
 
-.PHONY: help build-shards train-filters test test-fast test-faults lint format types coverage setup setup-dev lock clean
+.PHONY: help build-shards train-filters test test-fast test-faults fuzz lint format types coverage setup setup-dev lock clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  \033[1m%-14s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -24,6 +24,9 @@ test-fast: $(VENV)/.dev ## run the tests that take seconds
 
 test-faults: $(VENV)/.dev ## disturb runs on a two-node Ray cluster and compare bytes; ROUNDS= SEED=
 	@$(RUN_PYTHON) tests/faults/matrix.py --rounds $(or $(ROUNDS),50) --seed $(or $(SEED),0)
+
+fuzz: $(VENV)/.dev ## fuzz what strangers' bytes reach; TARGET= SECONDS= (targets: tests/fuzz/targets.py)
+	@$(RUN_PYTHON) tests/fuzz/fuzz.py $(or $(TARGET),http_answer) -max_total_time=$(or $(SECONDS),60)
 
 coverage: $(VENV)/.dev ## run all tests and print the coverage of each file
 	@$(RUN_PYTHON) -m pytest --cov --cov-report=term-missing:skip-covered $(ARGS)

@@ -125,7 +125,7 @@ class Round:
         while not self.machines.workers(f"{title}."):
             assert time.monotonic() < end, f"no {title} at work"
             assert self.drivers[-1].poll() is None, "the run ended before it could be disturbed"
-            time.sleep(0.02)
+            time.sleep(0.1)
         time.sleep(self.draw.uniform(0, 1.5))
 
     def kill_workers(self, title: str) -> None:
@@ -141,6 +141,7 @@ def kill_commit(run: Round) -> None:
     """Kill a commit task in the act; it is short, so look often."""
     driver = run.start()
     while driver.poll() is None and run.hits < 2:
+        time.sleep(0.05)
         victims = run.machines.workers("_commit")
         run.hits += bool(victims) and _kill(run.draw.choice(victims))
     run.end(driver)
