@@ -90,7 +90,8 @@ class Trainer:
         task.prepare(accelerator, self.wrapped)
         self.averaged = Averaged(task.models[task.saved], config.ema) if config.ema else None
         self.checkpoints = Checkpoints(self.out / "checkpoints" / task.name, config.keep_checkpoints)
-        self.trackers = Trackers(self.out / task.name, self._note)
+        self.logs = self.out / "logs" / task.name
+        self.trackers = Trackers(self.logs, self._note)
         self.step = self.bad = 0
         self.stopped: int | None = None
 
@@ -111,8 +112,7 @@ class Trainer:
             progress = stack.enter_context(TrainingProgress(shown, self.task.name, self.step, config.steps, images))
             if self.main:
                 name = f"{self.out.name}-{self.task.name}"
-                folder = self.out / self.task.name
-                self.trackers.open(config.trackers, folder, config.project, name, self.task.settings)
+                self.trackers.open(config.trackers, self.logs, config.project, name, self.task.settings)
                 stack.callback(self.trackers.close)
             batches = iter(self.loader)
             stack.callback(batches.close)
@@ -123,7 +123,7 @@ class Trainer:
                 else:
                     progress.step(self.step, None)
                 self._after_step()
-        return self._finish()
+            return self._finish()
 
     def _advance(self, batches: Iterator[Batch]) -> dict[str, Tensor]:
         """Take one optimiser step of each model that has a loss; return the last pass's figures."""
@@ -205,7 +205,7 @@ class Trainer:
             return
         self.trackers.log(self.step, {f"validation/{name}": value for name, value in figures.items()})
         for name, pixels in pictures.items():
-            _write_png(self.out / self.task.name / f"{name}-{self.step:08d}.png", pixels)
+            _write_png(self.logs / f"{name}-{self.step:08d}.png", pixels)
             self.trackers.picture(self.step, name, pixels)
         self._note(f"{self.task.name} at step {self.step:,}: " + ", ".join(f"{k} {v:.4g}" for k, v in figures.items()))
 
