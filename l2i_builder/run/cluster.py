@@ -259,7 +259,9 @@ def start_ray(config: Config) -> dict[str, float]:
         import psutil
 
         store = config.cluster.object_store_gb * 2**30 or min(4 * 2**30, 0.15 * psutil.virtual_memory().total)
-        quiet |= {"num_cpus": config.cluster.cpus or None, "object_store_memory": int(max(store, 2**28))}
+        # "local": a Ray that somebody else runs on this machine is not ours to join.
+        quiet |= {"address": "local", "num_cpus": config.cluster.cpus or None}
+        quiet["object_store_memory"] = int(max(store, 2**28))
     try:
         ray.init(**quiet)
     except (ConnectionError, RuntimeError, ValueError, TimeoutError, OSError) as error:

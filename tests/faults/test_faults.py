@@ -10,8 +10,9 @@ import ray
 from ray.cluster_utils import Cluster
 
 from l2i_builder import storage
+from l2i_builder.configfile import load_config
 from l2i_builder.errors import ClusterError
-from l2i_builder.run.cluster import check_shared_output
+from l2i_builder.run.cluster import check_shared_output, start_ray
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 KINDS = ["commit", "loss of a node", "memory", "pressure", "two drivers", "write", "full disk", "unsteady", "damaged"]
@@ -39,7 +40,7 @@ def two_nodes(monkeypatch):
     bare = {name: "" for name in os.environ if name.startswith("AWS_") and "ENDPOINT" not in name}
     cluster.add_node(**options, env_vars=bare)
     ray.init(address=cluster.address, logging_level="ERROR", log_to_driver=False)
-    yield
+    yield cluster
     ray.shutdown()
     cluster.shutdown()
 
@@ -52,3 +53,10 @@ def test_a_node_that_cannot_read_the_output_is_named(s3_folder, two_nodes, tmp_p
         check_shared_output(str(tmp_path))
     (tmp_path / "run.json").write_text("{}")
     check_shared_output(str(tmp_path))
+
+
+def test_a_cluster_that_happens_to_run_here_is_not_joined_unasked(two_nodes):
+    ray.shutdown()
+    own = start_ray(load_config(None, ["cluster.cpus=3", "cluster.object_store_gb=0.3"]))
+    assert own["CPU"] == 3
+    assert ray.get_runtime_context().gcs_address != two_nodes.address
