@@ -47,13 +47,11 @@ class Autoencoder(Section):
         description="layers: CaT2I-AE · separate, image: the baselines' RGB autoencoder at source, not trained "
         "(SD-AE-UNet, SD-LAION-L2I)",
     )
-    init: Literal["scratch", "rgb", "resume", "separate", "image"] = Field(
+    init: Literal["scratch", "rgb", "resume"] = Field(
         "scratch",
-        description="scratch (paper) · rgb: inflated from an RGB autoencoder · resume: from one of this project · "
-        "the baselines, not trained: separate: F, B and m each through the RGB autoencoder at source · image: the "
-        "composed image alone through it",
+        description="scratch (paper) · rgb: inflated from an RGB autoencoder · resume: from one of this project",
     )
-    source: str = Field("", description="for all but scratch: folder or hub id of the autoencoder")
+    source: str = Field("", description="for all but scratch, and for the baselines: folder or hub id")
     subfolder: str = Field("", description="where in source the autoencoder lies (Stable Diffusion: vae)")
     revision: str = Field("", description="for a hub id: the commit to load")
     channels: list[Positive] = Field([128, 256, 512, 512], min_length=1, description="of each resolution")
@@ -92,6 +90,8 @@ class Losses(Section):
 class Diffusion(Section):
     autoencoder: str = how("", "folder of the trained autoencoder; empty = `autoencoder` in the output folder")
     min_snr: Weight = Field(0.0, description="gamma of min-SNR weighting (5 is usual); 0 = none (paper)")
+    sample_steps: Positive = how(50, "sampling steps of the pictures a validation shows (paper: 50)")
+    guidance: Weight = how(7.5, "guidance of these pictures (paper: 7.5)")
 
 
 class Training(Section):

@@ -16,8 +16,6 @@ from model.denoiser_config import Noise, UNet
 
 LAYERS = 3  # F, B, m: what a layered image has, and what can be given
 
-Scheduler = DDIMScheduler | FlowMatchEulerDiscreteScheduler
-
 
 def make_unet(config: UNet, latent_channels: int, text_dim: int = 768, sample_size: int = 32) -> UNet2DConditionModel:
     """Return the UNet: latents [N, C, h, w], step [N], text [N, T, text_dim] -> prediction [N, C, h, w].
@@ -106,14 +104,15 @@ def widen(unet: UNet2DConditionModel, inputs: int, outputs: int) -> UNet2DCondit
 
 def _widened(conv: torch.nn.Conv2d, inputs: int, outputs: int) -> torch.nn.Conv2d:
     """Return a convolution whose leading channels are ``conv``'s, and whose other weights and biases are zero."""
-    wide = torch.nn.Conv2d(inputs, outputs, conv.kernel_size, padding=conv.padding).to(conv.weight)
-    for new, old in ((wide.weight, conv.weight), (wide.bias, conv.bias)):
+    wide = torch.nn.Conv2d(inputs, outputs, conv.kernel_size[0], padding=conv.padding[0]).to(conv.weight)
+    old = dict(conv.named_parameters())
+    for name, new in wide.named_parameters():
         new.zero_()
-        new[tuple(slice(n) for n in old.shape)] = old
+        new[tuple(slice(n) for n in old[name].shape)] = old[name]
     return wide
 
 
-def make_scheduler(config: Noise) -> Scheduler:
+def make_scheduler(config: Noise) -> DDIMScheduler | FlowMatchEulerDiscreteScheduler:
     """Return the noise schedule, for training and for sampling.
 
     epsilon and v: DDIM with Stable Diffusion's scaled-linear variances. flow: rectified flow, sampled by Euler steps.

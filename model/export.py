@@ -7,15 +7,19 @@ import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
+from typing import TYPE_CHECKING
 from xml.sax.saxutils import quoteattr
 
-import cv2
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from l2i_builder import layers, storage
-from l2i_builder.errors import ConfigError
+from l2i_builder.errors import ConfigError, OutputError
+from model.pixels import pad_colours
 from model.psd import PsdLayer, psd_bytes
+
+if TYPE_CHECKING:
+    import torch
 
 TRUST = 0.9  # of a mask: colours of F below it are mixed with others, and replaced when they are padded
 CELL = 192  # pixels of a picture on a contact sheet
@@ -52,32 +56,19 @@ class LayeredImage:
         return picture
 
     def padded(self, trust: float = TRUST) -> LayeredImage:
-        """Return it with colour-padded foregrounds (see ``pad_colours``)."""
-        done = [(pad_colours(foreground, mask, trust), mask) for foreground, mask in self.objects]
+        """Return it with the colours of trusted pixels, m > trust, carried outwards over the rest of each foreground.
+
+        A generated F fades to its fill, and F of a photograph to the old background, where m is small: resized,
+        feathered or moved over another picture it shows a halo. Padded, it has the object's own colours there.
+        Where m is nowhere over ``trust``, F stays as it is.
+        """
+        done = [
+            (pad_colours(foreground, mask > trust * 255) if mask.max() > trust * 255 else foreground, mask)
+            for foreground, mask in self.objects
+        ]
         if not done:
             return self
         return LayeredImage(self.background, *done[0], self.prompt, tuple(done[1:]))
-
-
-def pad_colours(foreground: np.ndarray, mask: np.ndarray, trust: float = TRUST) -> np.ndarray:
-    """Return F with the colours of its trusted pixels, m > trust, carried outwards over all others.
-
-    A generated F fades to its fill, and F of a photograph to the old background, where m is small: resized,
-    feathered or moved over another picture it shows a halo. Padded, it has the object's own colours there.
-
-    foreground uint8 [H, W, 3], mask uint8 [H, W]. Where m is nowhere over ``trust``, F is returned as it is.
-    """
-    trusted = mask > trust * 255
-    if not trusted.any() or trusted.all():
-        return foreground
-    _, labels = cv2.distanceTransformWithLabels(
-        (~trusted).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_5, labelType=cv2.DIST_LABEL_PIXEL
-    )
-    colours = np.zeros((labels.max() + 1, 3), np.uint8)
-    colours[labels[trusted]] = foreground[trusted]
-    nearest = colours[labels]
-    smooth = cv2.GaussianBlur(nearest, (0, 0), max(mask.shape) / 128)
-    return np.where(trusted[:, :, None], foreground, smooth)
 
 
 def to_psd(image: LayeredImage) -> bytes:
@@ -153,15 +144,37 @@ def contact_sheet(images: Sequence[LayeredImage], cell: int = CELL) -> np.ndarra
     return np.asarray(sheet)
 
 
+def check_suffix(target: str) -> str:
+    """Return the suffix of a file to write, lower case. Raises ConfigError unless it is .psd, .ora or .png."""
+    suffix = PurePosixPath(target).suffix.lower()
+    if suffix not in (".psd", ".ora", ".png"):
+        raise ConfigError(f"{target}: layered images are written as .psd, .ora or .png; choose one of these")
+    return suffix
+
+
+def read_picture(url: str, mode: str, side: int) -> torch.Tensor:
+    """Return a picture's square centre, scaled to ``side``: float [1, 3 or 1, side, side] in 0..1.
+
+    mode: "RGB" or "L". Raises OutputError where it is no picture.
+    """
+    import torch
+
+    try:
+        with Image.open(io.BytesIO(storage.read_bytes(url))) as image:
+            square = ImageOps.fit(ImageOps.exif_transpose(image).convert(mode), (side, side), Image.Resampling.LANCZOS)
+    except (OSError, ValueError, SyntaxError) as error:
+        raise OutputError(f"{url} is no picture that can be read: {error}") from error
+    pixels = np.asarray(square).reshape(side, side, -1)
+    return torch.from_numpy(pixels.transpose(2, 0, 1).copy())[None].float() / 255
+
+
 def save(images: Sequence[LayeredImage], target: str) -> list[str]:
     """Write images as the suffix of ``target`` (path or URL) says, and return what was written.
 
     ``.psd`` and ``.ora``: one file for each, numbered when there are several. ``.png``: a set of PNGs for each.
     Raises ConfigError for another suffix, OutputError when it cannot be written.
     """
-    suffix = PurePosixPath(target).suffix.lower()
-    if suffix not in (".psd", ".ora", ".png"):
-        raise ConfigError(f"{target}: layered images are written as .psd, .ora or .png; choose one of these")
+    suffix = check_suffix(target)
     stem, written = target[: -len(suffix)], []
     for number, image in enumerate(images):
         name = f"{stem}-{number:03d}" if len(images) > 1 else stem

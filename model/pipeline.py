@@ -20,7 +20,8 @@ from l2i_builder.errors import ConfigError
 from model.autoencoder import CaT2IAutoencoder, Layers
 from model.denoiser import blank, condition_channels, conditioning
 from model.export import LayeredImage
-from model.text import TextEncoder
+from model.rgb_autoencoder import ImageAutoencoder, SeparateAutoencoder
+from model.text import PretrainedTextEncoder, WordTextEncoder
 
 STEPS, GUIDANCE = 50, 7.5  # paper: DDIM
 
@@ -60,10 +61,10 @@ class Text2LayerPipeline(DiffusionPipeline):
 
     def __init__(
         self,
-        autoencoder: CaT2IAutoencoder,
+        autoencoder: CaT2IAutoencoder | SeparateAutoencoder | ImageAutoencoder,
         unet: UNet2DConditionModel,
         scheduler: DDIMScheduler | FlowMatchEulerDiscreteScheduler,
-        text_encoder: TextEncoder,
+        text_encoder: WordTextEncoder | PretrainedTextEncoder,
     ) -> None:
         super().__init__()
         self.register_modules(autoencoder=autoencoder, unet=unet, scheduler=scheduler, text_encoder=text_encoder)

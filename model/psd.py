@@ -40,8 +40,8 @@ def psd_bytes(layers: Sequence[PsdLayer], merged: np.ndarray) -> bytes:
     if not layers or max(height, width) > MAX_SIDE:
         raise ValueError(f"a PSD needs at least one layer and sides of at most {MAX_SIDE} pixels")
     for layer in layers:
-        planes = [layer.pixels, *(plane for plane in (layer.mask, layer.alpha) if plane is not None)]
-        if any(plane.shape[:2] != (height, width) or plane.dtype != np.uint8 for plane in planes):
+        parts = [layer.pixels, *(plane for plane in (layer.mask, layer.alpha) if plane is not None)]
+        if any(part.shape[:2] != (height, width) or part.dtype != np.uint8 for part in parts):
             raise ValueError(f"layer {layer.name!r} is not uint8 of {height} x {width} pixels")
     header = struct.pack(">4sH6xHIIHH", b"8BPS", 1, 3, height, width, 8, 3)
     records, pixels = zip(*(_layer(layer, height, width) for layer in layers), strict=True)

@@ -16,7 +16,7 @@ from tiny_layers import disc
 from l2i_builder import layers
 from l2i_builder.errors import ConfigError
 from l2i_builder.storage import read_bytes
-from model.export import LayeredImage, contact_sheet, pad_colours, save, save_sheet, to_ora, to_pngs, to_psd
+from model.export import LayeredImage, contact_sheet, save, save_sheet, to_ora, to_pngs, to_psd
 
 IMAGE = disc()
 
@@ -103,7 +103,8 @@ def test_padding_keeps_trusted_colours_and_carries_them_outwards() -> None:
     foreground, mask = np.zeros((8, 8, 3), np.uint8), np.zeros((8, 8), np.uint8)
     foreground[:, 3], mask[:, 3] = (10, 200, 30), 255
     foreground[:, 4], mask[:, 4] = (90, 90, 90), 100  # a colour mixed with the old background
-    padded = pad_colours(foreground, mask)
+    padded = LayeredImage(foreground, foreground, mask).padded().foreground
+    assert padded is not None
     assert np.array_equal(padded, np.broadcast_to(np.array([10, 200, 30]), (8, 8, 3)))
 
 
@@ -127,9 +128,10 @@ def test_padding_changes_the_composite_little() -> None:
 
 
 def test_an_empty_mask_has_no_colours_to_carry() -> None:
-    empty = np.zeros((8, 8), np.uint8)
     picture = np.full((8, 8, 3), 7, np.uint8)
-    assert np.array_equal(pad_colours(picture, empty), picture)
+    padded = LayeredImage(picture, picture, np.zeros((8, 8), np.uint8)).padded().foreground
+    assert padded is not None
+    assert np.array_equal(padded, picture)
 
 
 def test_a_contact_sheet_has_a_row_for_each_image() -> None:

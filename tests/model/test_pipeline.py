@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tiny_layers import CAPTIONS, SIDE, UNET, seeded, tiny_pipeline
 
 from l2i_builder.errors import ConfigError
 from model.denoiser_config import Noise, UNet
 from model.pipeline import Text2LayerPipeline, add_layer
-from tiny_layers import CAPTIONS, SIDE, UNET, seeded, tiny_pipeline
 
 CONDITIONAL = UNet(**{**UNET.model_dump(), "conditional": True})
 FAST = {"num_inference_steps": 2, "guidance_scale": 2.0}
