@@ -131,6 +131,7 @@ class Review:
             )
         except ValueError as problem:
             raise Refused(400, str(problem)) from problem
+        self.queues.settle(key)
         return {"saved": stored.id, "progress": self._queue(queue, reviewer)}
 
     def undo(self, reviewer: str, body: Answer) -> Answer:

@@ -69,8 +69,8 @@ class Guard:
         if fetched not in (None, "", "same-origin", "none") and not opened:
             return 403, "Requests from other sites are refused."
         if not reading:
-            origin = urlsplit(_one(scope, b"origin") or "")
-            if origin.scheme not in ("http", "https") or origin.netloc.lower() != host.lower():
+            scheme, _, place = (_one(scope, b"origin") or "").lower().partition("://")
+            if scheme not in ("http", "https") or place != host.lower():
                 return 403, "Requests from other sites are refused."
             if (_one(scope, b"content-type") or "").partition(";")[0].strip().lower() != "application/json":
                 return 415, "Send application/json."

@@ -95,6 +95,11 @@ class Queues:
             for key in mine:
                 del self._leases[key]
 
+    def settle(self, key: str) -> None:
+        """A sample was judged or skipped: nobody holds it any more."""
+        with self._lock:
+            self._leases.pop(key, None)
+
     def progress(self, name: str, reviewer: str) -> Queue:
         """Return how far a queue is, for a reviewer. KeyError: no such queue."""
         with self._lock:
