@@ -18,21 +18,22 @@ class Draw:
         digest = hashlib.blake2b(f"{seed}/{step}/{part}".encode(), digest_size=7).digest()
         self.place = place
         self.generator = torch.Generator(device).manual_seed(int.from_bytes(digest))
+        self.cpu = torch.Generator().manual_seed(int.from_bytes(digest))  # for what draws on the CPU, for all ranks
         # For what draws by itself, like dropout: another stream on each rank.
         torch.manual_seed(int.from_bytes(digest) + place.rank)
 
     def normal(self, *shape: int) -> Tensor:
         """Standard normal numbers; shape[0] is this rank's batch."""
-        return self._own(torch.randn(self._all(shape), generator=self.generator, device=self.generator.device), shape)
+        return self.own(torch.randn(self._all(shape), generator=self.generator, device=self.generator.device), shape[0])
 
     def uniform(self, count: int) -> Tensor:
         """Uniform numbers in 0..1 [count]."""
-        return self._own(
-            torch.rand(count * self.place.ranks, generator=self.generator, device=self.generator.device), (count,)
-        )
+        drawn = torch.rand(count * self.place.ranks, generator=self.generator, device=self.generator.device)
+        return self.own(drawn, count)
+
+    def own(self, values: Tensor, count: int) -> Tensor:
+        """Return this rank's ``count`` of values drawn for all ranks."""
+        return values[self.place.rank * count : (self.place.rank + 1) * count]
 
     def _all(self, shape: Sequence[int]) -> tuple[int, ...]:
         return (shape[0] * self.place.ranks, *shape[1:])
-
-    def _own(self, values: Tensor, shape: Sequence[int]) -> Tensor:
-        return values[self.place.rank * shape[0] : (self.place.rank + 1) * shape[0]]

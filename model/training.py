@@ -21,7 +21,7 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from l2i_builder import storage
-from l2i_builder.errors import ConfigError, L2IError
+from l2i_builder.errors import ConfigError, L2IError, OutputError
 from model.checkpoints import Checkpoints
 from model.config import Training
 from model.data import Loader, Place
@@ -226,7 +226,7 @@ class Trainer:
                 "step": self.step,
                 "samples": self.step * self.config.accumulate * self.place.ranks * self.place.batch,
                 "bad": self.bad,
-                "models": {name: model.state_dict() for name, model in self.task.models.items()},
+                "models": {name: _trained(model) for name, model in self.task.models.items()},
                 "optimisers": {name: optimiser.state_dict() for name, optimiser in self.optimisers.items()},
                 "averaged": self.averaged.state_dict() if self.averaged else None,
                 "scaler": self.accelerator.scaler.state_dict() if self.accelerator.scaler else None,
@@ -239,7 +239,9 @@ class Trainer:
         if state is None:
             return
         for name, model in self.task.models.items():
-            model.load_state_dict(state["models"][name])
+            unknown = model.load_state_dict(state["models"][name], strict=False).unexpected_keys
+            if unknown:
+                raise OutputError(f"{self.checkpoints.folder} holds another model's weights ({unknown[0]}, ...)")
             self.optimisers[name].load_state_dict(state["optimisers"][name])
         if self.averaged:
             self.averaged.load_state_dict(state["averaged"])
@@ -311,6 +313,12 @@ def make_accelerator(config: Training) -> Any:
             f"accelerate is set to {accelerator.distributed_type}; these models fit one GPU, use its multi-GPU mode"
         )
     return accelerator
+
+
+def _trained(model: nn.Module) -> dict[str, Tensor]:
+    """Return a model's state without the parameters that are frozen."""
+    frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
+    return {name: value for name, value in model.state_dict().items() if name not in frozen}
 
 
 def _checkpoint_gradients(model: nn.Module) -> None:
