@@ -1,0 +1,1 @@
+"""Measures of generated layered images, and the tables they end in."""
