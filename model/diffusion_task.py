@@ -16,7 +16,7 @@ from l2i_builder.errors import ConfigError
 from model.autoencoder import Layers
 from model.config import ModelConfig
 from model.data import Place
-from model.denoiser import Scheduler, blank, conditioning, draw_given, make_scheduler, make_unet
+from model.denoiser import blank, conditioning, draw_given, make_scheduler, make_unet
 from model.draw import Draw
 from model.pipeline import Text2LayerPipeline
 from model.pixels import Batch
@@ -182,7 +182,11 @@ def latent_side(config: ModelConfig, autoencoder: Autoencoder) -> int:
 
 
 def diffuse(
-    scheduler: Scheduler, latents: Tensor, noise: Tensor, uniform: Tensor, min_snr: float = 0.0
+    scheduler: DDIMScheduler | FlowMatchEulerDiscreteScheduler,
+    latents: Tensor,
+    noise: Tensor,
+    uniform: Tensor,
+    min_snr: float = 0.0,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return (noisy latents, steps [N], what to predict, loss weight [N]) for uniform numbers in 0..1 [N].
 
