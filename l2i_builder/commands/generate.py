@@ -155,7 +155,7 @@ def _judges(extractor: str, clip: str, segmenter: str, perceptual: str, device: 
     return Judges(
         None if extractor == "none" else make_extractor(extractor, device),
         None if clip == "none" else ClipScorer(CLIP[0] if clip == "vit-l-14" else clip, device),
-        None if segmenter == "none" else make_segmenter(Segment(backend=segmenter), device),  # type: ignore[arg-type]
+        None if segmenter == "none" else make_segmenter(Segment.model_validate({"backend": segmenter}), device),
         segmenter,
         make_perceptual(Losses(perceptual=perceptual)),
         "LPIPS",
