@@ -96,9 +96,15 @@ def weight_digests(config: Config) -> dict[str, str]:
     Raises WeightsError on a digest that differs, before anything else is downloaded.
     """
     from l2i_builder.judge.judges import load_head
+    from l2i_builder.safety.blocklists import Blocklists
     from l2i_builder.weights.registry import file_sha256, resolve
 
-    digests = {}
+    digests = Blocklists(config.safety).digests()
+    if config.safety.nsfw.enabled:
+        from l2i_builder.safety.nsfw import weights_path
+
+        path = weights_path(config.safety.nsfw)
+        digests[f"nsfw: {config.safety.nsfw.weights or path.stem}"] = file_sha256(path)
     for stage, section in (("segment", config.segment), ("inpaint", config.inpaint)):
         if section.backend not in WITHOUT_WEIGHTS:
             path = resolve(section.weights or section.backend, section.sha256)

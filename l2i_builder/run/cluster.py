@@ -139,8 +139,9 @@ class Driver:
         parts = parts or Parts.of(config)
         timeout = config.cluster.call_timeout
         source = _actor(SourceWorker, cpus=layout.fetcher_cpus)
-        self.source = Pool("fetch", lambda: source.remote(parts.source), layout.fetchers, 1, timeout)
-        self.groups = [_group_pool(group, parts, timeout) for group in layout.groups]
+        make_source = partial(source.remote, parts.source)
+        self.source = Pool("fetch", make_source, layout.fetchers, 1, timeout, progress.note)
+        self.groups = [_group_pool(group, parts, timeout, progress.note) for group in layout.groups]
         self.window = asyncio.Semaphore(layout.window)
         self.open_shards = asyncio.Semaphore(layout.shards_in_flight)
         # A commit takes no CPU: on a full cluster it would wait for actors that wait for it.
@@ -310,8 +311,9 @@ def _actor(kind: type, cpus: float, gpus: float = 0, memory_gb: float = 0) -> An
     return ray.remote(max_restarts=-1, max_task_retries=0, **options)(kind)
 
 
-def _group_pool(group: Group, parts: Parts, timeout: float) -> Pool:
+def _group_pool(group: Group, parts: Parts, timeout: float, note: Callable[[str], None]) -> Pool:
     worker = _actor(StageWorker, group.cpus, group.gpus, group.memory_gb)
     threads = max(1, int(group.cpus))
     make = partial(parts.stages, group.stages, "cuda" if group.gpus else "cpu", threads)
-    return Pool("+".join(group.stages), lambda: worker.remote(make, threads), group.actors, group.slots, timeout)
+    make_worker = partial(worker.remote, make, threads)
+    return Pool("+".join(group.stages), make_worker, group.actors, group.slots, timeout, note)

@@ -24,6 +24,7 @@ from l2i_builder.errors import ClusterError, L2IError
 
 READY_TRIES = 3  # times an actor may raise while it loads before it is given up
 CALL_TRIES = 3  # actors a batch is tried on before its shard's attempt fails
+PATIENCE = 120.0  # seconds without an answer from a starting actor before people are told
 
 
 class Slots:
@@ -58,15 +59,19 @@ class Slots:
 class Pool:
     """Actors of one kind. ``make()`` creates one; ``size`` actors with ``slots`` calls in flight each.
 
-    ``fatal`` is done when the pool cannot go on: an error the user must mend, or no actor left.
+    ``fatal`` is done when the pool cannot go on: an error the user must mend, or no actor left. ``note`` is told, in
+    a sentence, what keeps the pool waiting.
     """
 
-    def __init__(self, name: str, make: Callable[[], Any], size: int, slots: int, timeout: float) -> None:
-        self.name, self.size, self.slots, self.timeout = name, size, slots, timeout
+    def __init__(
+        self, name: str, make: Callable[[], Any], size: int, slots: int, timeout: float, note: Callable[[str], None]
+    ) -> None:
+        self.name, self.size, self.slots, self.timeout, self.note = name, size, slots, timeout, note
         self.fatal: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.restarts = 0
         self._make, self._slots = make, Slots()
         self._given_up = 0
+        self._told = asyncio.get_running_loop().time()
         self._heirs: dict[Any, Any] = {}  # id of an actor gone for good -> the one that took its place
         self._tasks: set[asyncio.Task[None]] = set()
         self._actors = [make() for _ in range(size)]
@@ -160,12 +165,25 @@ class Pool:
     async def _answer(self, actor: Any) -> str:
         """Wait until an actor answers; Ray may be restarting it, or waiting for a node to put it on."""
         while True:
+            answer = asyncio.wrap_future(actor.ready.remote().future())
+            while not (await asyncio.wait({answer}, timeout=PATIENCE))[0]:
+                self._tell_waiting()
             try:
-                return await actor.ready.remote()
+                return answer.result()
             except (RayTaskError, ActorDiedError):
                 raise
             except RayError:
                 await asyncio.sleep(1)
+
+    def _tell_waiting(self) -> None:
+        """Say that a starting actor is silent, once for all of them in each PATIENCE."""
+        now = asyncio.get_running_loop().time()
+        if now - self._told >= PATIENCE:
+            self._told = now
+            self.note(
+                f"a {self.name} actor has not answered for {PATIENCE:.0f} s: it is loading its models, or waits for a "
+                "node with what it reserves (`ray status` tells; cluster.groups and cluster.fetcher_cpus say how much)"
+            )
 
     def _heir(self, actor: Any) -> Any:
         if actor._actor_id not in self._heirs:

@@ -11,7 +11,8 @@ from toy import Silent, contents, toy_config, toy_parts, write_metadata
 from l2i_builder.configfile import load_config
 from l2i_builder.errors import ClusterError, WeightsError
 from l2i_builder.ingest import planning
-from l2i_builder.run.cluster import Driver, check_shared_output, start_ray
+from l2i_builder.run import pool
+from l2i_builder.run.cluster import Driver, SourceWorker, check_shared_output, start_ray
 from l2i_builder.run.inline import run_inline
 from l2i_builder.run.resources import plan_layout
 
@@ -102,6 +103,21 @@ def test_a_broken_stage_fails_its_shards_and_writes_nothing(metadata, tmp_path):
 def test_actors_that_cannot_start_end_the_run_in_words(metadata, tmp_path, fault, error, words):
     with pytest.raises(error, match=words):
         drive(toy_config(metadata, tmp_path), fault=fault)
+
+
+def test_an_actor_that_finds_no_place_is_told_of(monkeypatch):
+    monkeypatch.setattr(pool, "PATIENCE", 0.5)
+    told = []
+
+    async def main():
+        greedy = ray.remote(num_cpus=99)(SourceWorker)
+        waiting = pool.Pool("fetch", lambda: greedy.remote(None), 1, 2, 10.0, told.append)
+        await asyncio.sleep(2)
+        waiting.close()
+
+    asyncio.run(main())
+    assert 1 <= len(told) <= 4
+    assert "a fetch actor has not answered" in told[0]
 
 
 def test_one_node_needs_no_shared_folder(tmp_path):
