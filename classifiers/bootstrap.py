@@ -17,21 +17,20 @@ import cv2
 import numpy as np
 
 from classifiers import sources
-from classifiers.features import Collector
-from classifiers.inpainting_labels import distance, fills_of, near, true_fill, view
+from classifiers.features import Collector, FeatureCache
+from classifiers.inpainting_labels import coarse, distance, fills_of, near, true_fill, view
 from classifiers.mask_labels import mask_quality, masks_of
 from classifiers.models import inpainter, segmenter
 from classifiers.scenes import Scene, composites, iou, photographs
 from l2i_builder.config import Layers
 from l2i_builder.judge.backbone import make_backbone
-from l2i_builder.judge.features import Maps
-from l2i_builder.judge.judges import Extractor
 from l2i_builder.layers import hole as cut_hole
 
-MASK_FAMILIES = ("mask-plain", "mask-rich")
+MASK_FAMILIES = ("mask-plain", "mask-rich", "mask-standing", "mask-close")
 INPAINTING_FAMILIES = ("inpainting-plain", "inpainting-rich")
 GOOD_DISTANCE, BAD_DISTANCE = 0.28, 0.45  # of an inpainter's result from the truth: label 1 below, 0 above
 LARGEST_HOLE = 0.45  # share of pixels; fills of more are not asked for
+SLOW_HOLE = 0.25  # the same for PatchMatch at full size
 
 
 class Bootstrap:
@@ -42,27 +41,32 @@ class Bootstrap:
         self.photos, self.cutouts = sources.gather(folder)
         results = folder / "results"
         self.segmenters = {name: segmenter(name, results) for name in ("u2net", "u2netp")}
-        self.inpainters = {"patchmatch": near(inpainter("patchmatch", results)), "telea": inpainter("telea", results)}
+        patchmatch, telea = (near(inpainter(name, results)) for name in ("patchmatch", "telea"))
+        self.inpainters = {"patchmatch": patchmatch, "patchmatch-coarse": coarse(patchmatch), "telea": telea}
         self.backbone = make_backbone(backbone)
-        self.extractors = {
-            family: Extractor(self.backbone, family) for family in (*MASK_FAMILIES, *INPAINTING_FAMILIES)
-        }
+        self.features = FeatureCache(self.backbone, folder)
 
     def rng(self, name: str) -> np.random.Generator:
         return np.random.default_rng([self.seed, zlib.crc32(name.encode())])
 
     def scenes(self, count: int) -> Iterator[Scene]:
-        """Yield ``count`` composites, then as many windows of photographs."""
+        """Yield ``count`` composites and at most as many windows of photographs, in turn."""
         segmenters = list(self.segmenters.values())
-        cutouts = [self.cutouts[i] for i in self.rng("cutouts").permutation(len(self.cutouts))]
-        yield from itertools.islice(composites(self.photos, segmenters[-1], cutouts, self.rng("composites")), count)
         photos = [self.photos[i] for i in self.rng("photographs").permutation(len(self.photos))]
-        yield from itertools.islice(photographs(photos, segmenters, self.rng("windows")), count)
+        windows = photographs(photos, segmenters, self.rng("windows"))
+        for composite in self.composites(count):
+            yield composite
+            yield from itertools.islice(windows, 1)
+
+    def composites(self, count: int) -> Iterator[Scene]:
+        cutouts = [self.cutouts[i] for i in self.rng("cutouts").permutation(len(self.cutouts))]
+        cheap = list(self.segmenters.values())[-1]
+        return itertools.islice(composites(self.photos, cheap, cutouts, self.rng("composites")), count)
 
     def masks(self, scene: Scene, collector: Collector) -> None:
         """Add the scene's masks, labelled."""
         for kind, mask in masks_of(scene, self.segmenters, self.rng(f"masks {scene.name}")):
-            vectors = {name: self.extractors[name](scene.image[None], mask[None])[0] for name in MASK_FAMILIES}
+            vectors = self.features(MASK_FAMILIES, scene.image, mask)
             collector.add(vectors, scene, kind, mask_quality(mask, scene.alpha), iou(mask, scene.alpha))
 
     def fills(self, scene: Scene, collector: Collector) -> None:
@@ -74,17 +78,14 @@ class Bootstrap:
         stock = [p for p in (*self.photos, *self.cutouts) if p.test == scene.test]
         truth = true_fill(scene, hole)
         near_hole = view(hole, hole).astype(np.float32)
-        true_maps, image_maps = (self._maps(view(pixels, hole)) for pixels in (truth, scene.image))
-        for kind, fill, quality in fills_of(scene, hole, self.inpainters, stock, self.rng(f"fills {scene.name}")):
-            away = distance(self._maps(view(fill, hole)), true_maps, image_maps, near_hole)
+        true_maps, image_maps = (self.features.maps(view(pixels, hole)) for pixels in (truth, scene.image))
+        inpainters = {k: v for k, v in self.inpainters.items() if k != "patchmatch" or hole.mean() < SLOW_HOLE}
+        for kind, fill, quality in fills_of(scene, hole, inpainters, stock, self.rng(f"fills {scene.name}")):
+            away = distance(self.features.maps(view(fill, hole)), true_maps, image_maps, near_hole)
             if quality is None:
                 quality = float(np.clip((BAD_DISTANCE - away) / (BAD_DISTANCE - GOOD_DISTANCE), 0, 1))
-            arrays = (scene.image, scene.alpha, fill, hole)
-            vectors = {name: self.extractors[name](*(a[None] for a in arrays))[0] for name in INPAINTING_FAMILIES}
+            vectors = self.features(INPAINTING_FAMILIES, scene.image, scene.alpha, fill, hole)
             collector.add(vectors, scene, kind, quality, away)
-
-    def _maps(self, pixels: np.ndarray) -> Maps:
-        return next(iter(self.extractors["inpainting-plain"].maps([pixels])))
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -92,15 +93,20 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder for pictures and labelled features")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--scenes", type=int, default=220, help="composites, beside the photographs")
+    parser.add_argument("--tasks", nargs="+", choices=("mask", "inpainting"), default=["mask", "inpainting"])
     parser.add_argument("--backbone", default="tf_efficientnet_lite0", help="timm model, weights by the registry")
     args = parser.parse_args(argv)
     cv2.setNumThreads(1)
     maker = Bootstrap(args.out, args.backbone, args.seed)
     masks, fills = Collector(MASK_FAMILIES), Collector(INPAINTING_FAMILIES)
-    for scene in maker.scenes(args.scenes):
-        maker.masks(scene, masks)
-        maker.fills(scene, fills)
-        print(f"\r{scene.name[:60]:60}  {len(masks)} masks  {len(fills)} fills", end="", flush=True)  # noqa: T201
+    if "mask" in args.tasks:
+        for scene in maker.scenes(args.scenes):
+            maker.masks(scene, masks)
+            print(f"\r{scene.name[:60]:60}  {len(masks)} masks", end="", flush=True)  # noqa: T201
+    if "inpainting" in args.tasks:
+        for scene in maker.composites(args.scenes):
+            maker.fills(scene, fills)
+            print(f"\r{scene.name[:60]:60}  {len(fills)} fills", end="", flush=True)  # noqa: T201
     facts = {
         "backbone": maker.backbone.name,
         "backbone sha256": maker.backbone.digest,
@@ -109,8 +115,9 @@ def main(argv: list[str] | None = None) -> None:
         "photographs": str(len(maker.photos)),
         "cutouts": str(len(maker.cutouts)),
     }
-    masks.labelled(facts).save(args.out / "mask.npz")
-    fills.labelled(facts).save(args.out / "inpainting.npz")
+    for task, collector in (("mask", masks), ("inpainting", fills)):
+        if task in args.tasks:
+            collector.labelled(facts).save(args.out / f"{task}.npz")
     print()  # noqa: T201
 
 

@@ -17,7 +17,9 @@ from typing import Any
 import cv2
 import numpy as np
 
+from classifiers.features import FeatureCache
 from classifiers.mask_labels import BAD_IOU, GOOD_IOU, disturbed
+from classifiers.models import segmenter
 from classifiers.scenes import SIDE, Segment, iou
 from l2i_builder import metrics
 from l2i_builder.errors import MetadataError
@@ -62,12 +64,37 @@ def judge_masks(
 ) -> Iterator[Judged]:
     """Yield every segmenter's mask of a photograph and of a disturbed copy, with its IoU and its scores."""
     for name, image, truth in pairs:
-        for kind, segment in segmenters.items():
-            rng = np.random.default_rng(zlib.crc32(name.encode()))
-            for suffix, seen in (("", image), ("-disturbed", disturbed(image, rng))):
-                mask = segment(seen)
-                scores = {head: float(score(image[None], mask[None])[0]) for head, score in heads.items()}
-                yield Judged(name, kind + suffix, iou(mask, truth), scores)
+        for kind, mask in masks_of(name, image, segmenters):
+            scores = {head: float(score(image[None], mask[None])[0]) for head, score in heads.items()}
+            yield Judged(name, kind, iou(mask, truth), scores)
+
+
+@dataclass(frozen=True)
+class TrueMask:
+    """One segmenter's mask of a photograph whose true mask is known; ``vectors``: family -> float32 [D]."""
+
+    photo: str
+    kind: str
+    iou: float
+    vectors: dict[str, np.ndarray]
+
+
+def true_masks(
+    photos: Path, masks: Path, names: list[str], results: Path, cache: FeatureCache, families: list[str]
+) -> Iterator[TrueMask]:
+    """Yield what ``judge_masks`` judges, with features instead of scores, so that any number of heads can score."""
+    segmenters = {name: segmenter(name, results) for name in names}
+    for photo, image, truth in true_pairs(photos, masks):
+        for kind, mask in masks_of(photo, image, segmenters):
+            yield TrueMask(photo, kind, iou(mask, truth), cache(families, image, mask))
+
+
+def masks_of(name: str, image: np.ndarray, segmenters: dict[str, Segment]) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield (kind, mask) of a photograph and of a disturbed copy, drawn from its name."""
+    for kind, segment in segmenters.items():
+        rng = np.random.default_rng(zlib.crc32(name.encode()))
+        yield kind, segment(image)
+        yield f"{kind}-disturbed", segment(disturbed(image, rng))
 
 
 def summary(judged: list[Judged], head: str) -> dict[str, list[float]]:
@@ -97,7 +124,6 @@ def record(card: Path, name: str, figures: dict[str, Any]) -> None:
 
 
 def main(argv: list[str] | None = None) -> None:
-    from classifiers.models import segmenter
     from l2i_builder.config import Judge
     from l2i_builder.judge.judges import card_path, make_mask_judge
 

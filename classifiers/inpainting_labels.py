@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 
 from classifiers.mask_labels import field
-from classifiers.scenes import SIDE, Scene, paste, square
+from classifiers.scenes import SIDE, Scene, jpeg, paste, square
 from classifiers.sources import Picture
 from l2i_builder.judge.features import Maps, crop, pooled, window
 
@@ -29,17 +29,39 @@ def fills_of(
     ``scene`` has a true background. ``stock``: photographs and cut-outs of its side of the split, to draw from.
     """
     truth = true_fill(scene, hole)
+    for_parts, for_wrong, for_true = rng.spawn(3)
     yield "true", truth, 1.0
+    yield "true-again", _within(again(truth, for_true), scene.image, hole), 1.0
     yield "object-left", scene.image, 0.0
     for name, inpaint in inpainters.items():
-        filled = inpaint(scene.image, hole)
-        yield name, filled, None
-        if rng.random() < 0.5:
-            half = hole & ~_half(scene, rng)
+        yield name, inpaint(scene.image, hole), None
+        if for_parts.random() < 0.3:
+            half = hole & ~_half(scene, for_parts)
             yield f"{name}-object-part", _within(inpaint(scene.image, half), scene.image, hole), 0.0
-    kinds = rng.choice(list(WRONG), 4, replace=False)
-    for kind in kinds:
-        yield kind, _within(WRONG[kind](scene, truth, hole, stock, rng), scene.image, hole), 0.0
+    for kind in for_wrong.choice(list(WRONG), 5, replace=False):
+        yield kind, _within(WRONG[kind](scene, truth, hole, stock, for_wrong), scene.image, hole), 0.0
+
+
+def again(truth: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Return the true background as a careful painter would: a little lighter, softer or coarser than it was."""
+    out = truth.astype(np.float32) + rng.uniform(-3, 3, 3)
+    if rng.random() < 0.5:
+        out[:] = cv2.GaussianBlur(out, (0, 0), float(rng.uniform(0.3, 0.8)))
+    out += rng.normal(0, rng.uniform(0, 3), out.shape)
+    return jpeg(np.clip(np.rint(out), 0, 255).astype(np.uint8), int(rng.integers(60, 95)))
+
+
+def coarse(inpaint: Fill) -> Fill:
+    """Return an inpainter that works at half the size: quick, and coarser than what surrounds it."""
+
+    def fill(image: np.ndarray, hole: np.ndarray) -> np.ndarray:
+        half = (image.shape[1] // 2, image.shape[0] // 2)
+        small = cv2.resize(image, half, interpolation=cv2.INTER_AREA)
+        gap = cv2.resize(hole.astype(np.uint8) * 255, half, interpolation=cv2.INTER_AREA) > 0
+        filled = cv2.resize(inpaint(small, gap), image.shape[1::-1], interpolation=cv2.INTER_CUBIC)
+        return np.where(hole[..., None], filled, image).astype(np.uint8)
+
+    return fill
 
 
 def true_fill(scene: Scene, hole: np.ndarray) -> np.ndarray:

@@ -30,14 +30,21 @@ def masks_of(
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Yield (kind, mask uint8 [SIDE, SIDE]) for one scene; ``mask_quality`` labels them.
 
-    The last segmenter, the cheapest, also sees disturbed copies of the picture: its errors are real ones.
+    The last segmenter, the cheapest, also sees disturbed copies of the picture, and unusual views of it: its errors
+    are real ones.
     """
     name, cheap = list(segmenters.items())[-1]
+    for_disturbing, for_views, for_spoiling = rng.spawn(3)
     results = [(name, segment(scene.image)) for name, segment in segmenters.items()]
-    results += [(f"{name}-disturbed", cheap(disturbed(scene.image, rng))) for _ in range(2)]
+    results += [(f"{name}-disturbed", cheap(disturbed(scene.image, for_disturbing)))]
+    results += [(f"{name}-viewed", viewed(scene.image, cheap, for_views)) for _ in range(2)]
     yield from ((kind, mask) for kind, mask in results if mask.max() > 127 and not scene.chose_another(mask))
-    if not scene.certain:
-        return
+    if scene.certain:
+        yield from _spoilt(scene, for_spoiling)
+
+
+def _spoilt(scene: Scene, rng: np.random.Generator) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield (kind, mask) of the true mask, as a segmenter would deliver it, and of spoilt ones."""
     yield "true", soften(scene.alpha, rng)
     for kind in rng.choice(list(SPOILT), 5, replace=False):
         for _ in range(_TRIES):  # some objects have no leg to cut: try until it changes anything
@@ -45,6 +52,33 @@ def masks_of(
             if iou(spoilt, scene.alpha) < 0.97 and spoilt.max() > 127:
                 yield kind, soften(hesitant(spoilt, scene.alpha, rng), rng)
                 break
+
+
+def viewed(image: np.ndarray, segment: Segment, rng: np.random.Generator) -> np.ndarray:
+    """Return what a segmenter makes of a picture it sees in an unusual way: turned, small in a frame, too close, or
+    in other colours. The mask lies where the picture does; the picture itself stays as it is."""
+    what = rng.integers(4)
+    if what == 0:
+        turns = int(rng.integers(1, 4))
+        return np.ascontiguousarray(np.rot90(segment(np.ascontiguousarray(np.rot90(image, turns))), -turns))
+    if what == 1:  # far away, in a frame of its mean colour
+        side = int(rng.integers(SIDE // 4, SIDE // 2))
+        frame = np.broadcast_to(image.mean(axis=(0, 1)), image.shape).astype(np.uint8)
+        top, left = (int(v) for v in rng.integers(0, SIDE - side, 2))
+        frame[top : top + side, left : left + side] = cv2.resize(image, (side, side), interpolation=cv2.INTER_AREA)
+        return cv2.resize(segment(frame)[top : top + side, left : left + side], (SIDE, SIDE))
+    if what == 2:  # only a part of it
+        side = int(rng.integers(SIDE * 3 // 10, SIDE * 3 // 4))
+        top, left = (int(v) for v in rng.integers(0, SIDE - side, 2))
+        part = image[top : top + side, left : left + side]
+        out = np.zeros((SIDE, SIDE), np.uint8)
+        seen = segment(cv2.resize(part, (SIDE, SIDE), interpolation=cv2.INTER_CUBIC))
+        out[top : top + side, left : left + side] = cv2.resize(seen, (side, side), interpolation=cv2.INTER_AREA)
+        return out
+    colours = np.stack([image[..., i] for i in rng.permutation(3)], axis=2).astype(np.float32)
+    return segment(
+        np.clip(255 - colours if rng.random() < 0.5 else 255 * (colours / 255) ** 3, 0, 255).astype(np.uint8)
+    )
 
 
 def hesitant(spoilt: np.ndarray, alpha: np.ndarray, rng: np.random.Generator) -> np.ndarray:

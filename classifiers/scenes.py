@@ -14,6 +14,7 @@ from classifiers.sources import Picture
 SIDE = 512
 AGREED = 0.9  # least IoU of the views' masks with their consensus above which it counts as true
 FREE = 0.02  # share of a window that the photograph's own object may take
+PLAIN = 0.3  # share of composites on the plainest of the windows: sky, water, walls, grass
 
 Segment = Callable[[np.ndarray], np.ndarray]  # uint8 [H, W, 3] -> soft mask uint8 [H, W]
 
@@ -63,10 +64,11 @@ def composites(
     while True:
         for cutout in cutouts:
             side = [photo for photo in photos if photo.test == cutout.test]
+            plain = bool(rng.random() < PLAIN)
             for _ in range(5):
                 photo = side[rng.integers(len(side))]
                 saliency = segment(cv2.resize(photo.pixels, (SIDE, SIDE), interpolation=cv2.INTER_AREA))
-                background, other = object_free(photo, saliency, rng)
+                background, other = object_free(photo, saliency, rng, plain)
                 if (other > 127).mean() < FREE:
                     break
             others = [other for other in cutouts if other.test == cutout.test]
@@ -113,26 +115,43 @@ def square(pixels: np.ndarray, mirrored: bool = False) -> np.ndarray:
     return np.ascontiguousarray(scaled[:, ::-1] if mirrored else scaled)
 
 
-def object_free(photo: Picture, saliency: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+def object_free(
+    photo: Picture, saliency: np.ndarray, rng: np.random.Generator, plain: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
     """Return the square window with the least of the photograph's own object, and what it still shows of it.
 
-    The best of many windows drawn; uint8 [SIDE, SIDE, 3] and soft mask uint8 [SIDE, SIDE].
+    The best of many windows drawn, ``plain``: with as little detail as can be; uint8 [SIDE, SIDE, 3] and soft mask
+    uint8 [SIDE, SIDE].
     """
     height, width = photo.pixels.shape[:2]
     own = cv2.resize(saliency, (width, height), interpolation=cv2.INTER_AREA)
-    mass = cv2.integral(own)
+    mass, detail = cv2.integral(own), cv2.integral(_detail(photo.pixels)) if plain else None
     best, least = (0, 0, min(height, width)), np.inf
     for _ in range(40):
         side = int(min(height, width) * rng.uniform(0.4, 1))
         top, left = int(rng.integers(height - side + 1)), int(rng.integers(width - side + 1))
-        held = mass[top + side, left + side] - mass[top, left + side] - mass[top + side, left] + mass[top, left]
-        share = float(held) / (255 * side * side) + 0.03 * (1 - side / min(height, width))  # sharp windows first
+        box = (top, left, top + side, left + side)
+        share = _within(mass, box) / 255 + 0.03 * (1 - side / min(height, width))  # sharp windows first
+        share += _within(detail, box) if detail is not None else 0
         if share < least:
             best, least = (top, left, side), share
     top, left, side = best
     mirrored = bool(rng.random() < 0.5)
     both = (square(pixels[top : top + side, left : left + side], mirrored) for pixels in (photo.pixels, own))
     return tuple(both)  # type: ignore[return-value]
+
+
+def _within(integral: np.ndarray, box: tuple[int, int, int, int]) -> float:
+    """Return the mean of an image inside a box, of its integral image."""
+    top, left, bottom, right = box
+    held = integral[bottom, right] - integral[top, right] - integral[bottom, left] + integral[top, left]
+    return float(held) / ((bottom - top) * (right - left))
+
+
+def _detail(pixels: np.ndarray) -> np.ndarray:
+    """Return 1 where the lightness changes within a few pixels, 0 where it does not, float32 [H, W]."""
+    light = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY).astype(np.float32)
+    return (np.abs(light - cv2.GaussianBlur(light, (0, 0), 4)) > 6).astype(np.float32)
 
 
 def paste(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import subprocess
 import tarfile
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,8 +23,12 @@ from pipelines.sample_laion.rcc import read_rcc
 
 STAMPS = "tuxpaint-stamps-default"
 MORE_PHOTOS = ("explore_monuments.rcc", "explore_world_music.rcc", "details.rcc")  # of the same package as the sample's
-TEST_SHARE = 0.3
+# Landscapes and still lifes: package -> part of the path of its photographs. Left out, with a warning, where an
+# archive does not have them.
+LANDSCAPES = {"lomiri-wallpapers-16.04": "/backgrounds/", "mate-backgrounds": "/mate/nature/"}
+TEST_SHARE = 0.4
 MIN_PHOTO = 400  # pixels, shorter side
+MAX_PHOTO = 1600  # pixels, longer side kept of large ones
 MIN_CUTOUT = 120  # pixels, shorter side
 # Drawings without a body: signs, letters, hands in outline. A segmenter is not asked for these.
 _NOT_OBJECTS = ("/symbols/", "/clothes/t_", "/naturalforces/", "/seasonal/hanukkah/dreydl-")
@@ -62,6 +67,7 @@ def gather(folder: Path) -> tuple[list[Picture], list[Picture]]:
     known, notes = sample_photos.gather(folder)
     photos = [(p.file, (folder / "photos" / p.file).read_bytes()) for p in known if not p.file.startswith("texture-")]
     photos += _kept(folder / "more-photos", sample_photos.DEBIAN, _resources)
+    photos += _landscapes(folder / "landscapes")
     pictures = [Picture(name, pixels[..., :3]) for name, data in photos if (pixels := decode(data)) is not None]
     stamps = _kept(folder / "cutouts", STAMPS, _stamps)
     cutouts = [
@@ -119,6 +125,25 @@ def _resources(archive: Path) -> Iterator[tuple[str, bytes]]:
                 pixels = decode(content) if member.endswith((".webp", ".jpg", ".jpeg")) else None
                 if pixels is not None and pixels.shape[2] == 3 and min(pixels.shape[:2]) >= MIN_PHOTO:
                     yield f"{resource.stem}-{Path(member).name}", content
+
+
+def _landscapes(folder: Path) -> list[tuple[str, bytes]]:
+    """Return (name, bytes) of the photographs of ``LANDSCAPES``, at most ``MAX_PHOTO`` pixels wide."""
+    found = []
+    for package, part in LANDSCAPES.items():
+
+        def members(archive: Path, part: str = part) -> Iterator[tuple[str, bytes]]:
+            for path, data in _package_files(archive):
+                if part in path and path.endswith(".jpg") and (pixels := decode(data)) is not None:
+                    scale = min(1.0, MAX_PHOTO / max(pixels.shape[:2]))
+                    small = cv2.resize(pixels, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+                    yield f"landscape-{Path(path).stem}.png", cv2.imencode(".png", small[..., ::-1])[1].tobytes()
+
+        try:
+            found += _kept(folder / package, package, members)
+        except MetadataError as error:
+            warnings.warn(f"{package}: its photographs are left out ({error})", stacklevel=2)
+    return found
 
 
 def _stamps(archive: Path) -> Iterator[tuple[str, bytes]]:

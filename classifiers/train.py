@@ -1,13 +1,11 @@
-"""Training of the judges' heads: ``python -m classifiers.train --data FOLDER --out l2i_builder/judge/heads``.
+"""Training of the judges' heads, from labelled features; takes seconds. ``l2i train-filters`` calls it.
 
-Reads the labelled features that ``classifiers.bootstrap`` wrote; takes seconds. The backbone stays frozen (paper,
-section 3). A head is an average of small networks from different starts, folded into one; temperature and
-threshold come from cross-validation, the card's figures from the test side of the split.
+The backbone stays frozen (paper, section 3). A head is an average of small networks from different starts, folded
+into one; temperature and threshold come from cross-validation, the card's figures from the test side of the split.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,14 +15,15 @@ import numpy as np
 
 from classifiers.features import Labelled
 from l2i_builder import metrics
-from l2i_builder.judge.judges import CLIP, Head
+from l2i_builder.errors import OutputError
+from l2i_builder.judge.judges import CLIP, HEADS, Head
 from l2i_builder.sample import key_fraction
 from l2i_builder.weights.registry import file_sha256
 
 FOLDS = 5
 # What the pipeline itself makes: thresholds are for these, whatever else the training set holds.
 PRECISION = {"mask": 0.9, "inpainting": 0.8}
-FIELD = {"mask": ("u2net", "u2netp"), "inpainting": ("patchmatch",)}
+FIELD = {"mask": ("u2net", "u2netp", "people"), "inpainting": ("patchmatch", "people")}
 
 
 @dataclass(frozen=True)
@@ -41,6 +40,9 @@ class Recipe:
 
 PLAIN = Recipe(hidden=0, members=1, epochs=100, rate=3e-3, decay=1e-2, dropout=0.0)  # paper: 100 epochs
 RICH = Recipe(hidden=32, members=8, epochs=60, rate=3e-3, decay=0.5, dropout=0.5)
+# What `l2i train-filters` makes, chosen by measurement (docs/classifiers.md).
+FAMILY = {"mask": "mask-standing", "inpainting": "inpainting-rich"}
+RECIPE = {"mask": RICH, "inpainting": RICH}
 
 
 def train(
@@ -50,27 +52,41 @@ def train(
 
     Temperature and threshold come from cross-validation by photograph: every sample is scored by a head that has
     not seen its photograph. ``precision``: mean quality wanted of what is kept, of what the pipeline itself makes.
+    Samples count by their weight.
     """
-    vectors, quality = data.vectors[family][~data.test], data.quality[~data.test]
-    fold = np.array([int(key_fraction(source, "fold") * FOLDS) for source in data.source[~data.test]])
-    logits = np.zeros(len(vectors))
-    for k in np.unique(fold):
-        part = _fit(vectors[fold != k], quality[fold != k], recipe, seed)
-        logits[fold == k] = _logits(part, vectors[fold == k])
-    tensors = _fit(vectors, quality, recipe, seed)
-    tensors["temperature"] = np.asarray(_temperature(logits, quality), np.float32)
-    field = np.isin(data.kind[~data.test], FIELD[task])
+    data = data.take(~data.test & (data.weight > 0))
+    vectors, quality, weight = data.vectors[family], data.quality, data.weight
+    logits = held_out(vectors, quality, weight, data.source, recipe, seed)
+    tensors = fit(vectors, quality, weight, recipe, seed)
+    tensors["temperature"] = np.asarray(_temperature(logits, quality, weight), np.float32)
+    field = np.isin(data.kind, FIELD[task])
     scores = 1 / (1 + np.exp(-logits / tensors["temperature"]))
-    threshold = metrics.threshold_for(scores[field], quality[field], precision) if field.any() else 0.5
+    threshold = metrics.threshold_for(scores[field], quality[field], precision, weight[field]) if field.any() else 0.5
     return tensors, round(float(np.clip(threshold, 0.05, 0.95)), 3)
 
 
-def _fit(vectors: np.ndarray, quality: np.ndarray, recipe: Recipe, seed: int) -> dict[str, np.ndarray]:
-    """Return a head's tensors, at temperature 1."""
+def held_out(
+    vectors: np.ndarray, quality: np.ndarray, weight: np.ndarray, source: np.ndarray, recipe: Recipe, seed: int
+) -> np.ndarray:
+    """Return logits float64 [N], each of a head that has not seen the sample's photograph, in five folds."""
+    fold = np.array([int(key_fraction(name, "fold") * FOLDS) for name in source])
+    logits = np.zeros(len(vectors))
+    for k in np.unique(fold):
+        seen = fold != k
+        part = fit(vectors[seen], quality[seen], weight[seen], recipe, seed) if seen.any() else None
+        logits[~seen] = _logits(part, vectors[~seen]) if part else 0.0
+    return logits
+
+
+def fit(
+    vectors: np.ndarray, quality: np.ndarray, weight: np.ndarray, recipe: Recipe, seed: int
+) -> dict[str, np.ndarray]:
+    """Return a head's tensors, at temperature 1, of features [N, D], labels and weights [N]."""
     centre = vectors.mean(axis=0)
     scale = np.maximum(vectors.std(axis=0), 1e-3).astype(np.float32)
     inputs = np.clip((vectors - centre) / scale, -CLIP, CLIP).astype(np.float32)
-    members = [_member(inputs, quality, recipe, seed + k) for k in range(recipe.members)]
+    counts = (weight / weight.mean()).astype(np.float32)
+    members = [_member(inputs, quality, counts, recipe, seed + k) for k in range(recipe.members)]
     return {
         "centre": centre.astype(np.float32),
         "scale": scale,
@@ -79,14 +95,16 @@ def _fit(vectors: np.ndarray, quality: np.ndarray, recipe: Recipe, seed: int) ->
     }
 
 
-def _member(inputs: np.ndarray, quality: np.ndarray, recipe: Recipe, seed: int) -> dict[str, np.ndarray]:
-    """Train one network with soft labels, binary cross-entropy, AdamW and a cosine schedule."""
+def _member(
+    inputs: np.ndarray, quality: np.ndarray, weight: np.ndarray, recipe: Recipe, seed: int
+) -> dict[str, np.ndarray]:
+    """Train one network with soft labels, weighted binary cross-entropy, AdamW and a cosine schedule."""
     import torch
     from torch import nn
 
     torch.manual_seed(seed)
     torch.set_num_threads(1)
-    x, y = torch.from_numpy(inputs), torch.from_numpy(quality)
+    x, y, w = torch.from_numpy(inputs), torch.from_numpy(quality), torch.from_numpy(weight)
     dim = x.shape[1]
     layers = [nn.Linear(dim, recipe.hidden), nn.ReLU(), nn.Dropout(recipe.dropout)] if recipe.hidden else []
     model = nn.Sequential(nn.Dropout(recipe.dropout / 2), *layers, nn.Linear(recipe.hidden or dim, 1))
@@ -95,7 +113,7 @@ def _member(inputs: np.ndarray, quality: np.ndarray, recipe: Recipe, seed: int) 
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, recipe.epochs * batches)
     for _ in range(recipe.epochs):
         for batch in torch.randperm(len(x)).chunk(batches):
-            loss = nn.functional.binary_cross_entropy_with_logits(model(x[batch])[:, 0], y[batch])
+            loss = nn.functional.binary_cross_entropy_with_logits(model(x[batch])[:, 0], y[batch], w[batch])
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
@@ -124,18 +142,18 @@ def _logits(tensors: dict[str, np.ndarray], vectors: np.ndarray) -> np.ndarray:
     return np.log(scores / (1 - scores))
 
 
-def _temperature(logits: np.ndarray, quality: np.ndarray) -> float:
+def _temperature(logits: np.ndarray, quality: np.ndarray, weight: np.ndarray) -> float:
     """Return the temperature with the least cross-entropy, from a fine grid."""
     grid = np.exp(np.linspace(np.log(0.3), np.log(5), 120))
-    losses = [np.mean(np.logaddexp(0, logits / t) - quality * logits / t) for t in grid]
+    losses = [np.average(np.logaddexp(0, logits / t) - quality * logits / t, weights=weight) for t in grid]
     return float(grid[int(np.argmin(losses))])
 
 
 def figures(scores: np.ndarray, data: Labelled, task: str, threshold: float) -> dict[str, Any]:
     """Return the card's figures on the test side, each as [value, low, high] with 95 % bootstrap intervals.
 
-    Over all samples: AUC, Spearman with the label, calibration error. Over what the pipeline itself makes, at the
-    threshold: precision (mean quality of what is kept) and yield (share kept).
+    Over all samples: AUC, average precision, precision at 95 % recall, Spearman with the label, calibration error.
+    Over what the pipeline itself makes, at the threshold: precision (mean quality of what is kept), yield (share kept).
     """
     side = data.test
     s, q, kinds, sources = (a[side] for a in (scores, data.quality, data.kind, data.source))
@@ -151,6 +169,8 @@ def figures(scores: np.ndarray, data: Labelled, task: str, threshold: float) -> 
         "samples": len(s),
         "good": int(good.sum()),
         "auc": with_interval(lambda i: metrics.auc(s[i], good[i]), everything),
+        "average precision": with_interval(lambda i: metrics.average_precision(s[i], good[i]), everything),
+        "precision at 95 % recall": with_interval(lambda i: metrics.precision_at_recall(s[i], good[i]), everything),
         "spearman": with_interval(lambda i: metrics.spearman(s[i], q[i]), everything),
         "calibration error": with_interval(lambda i: metrics.expected_calibration_error(s[i], q[i]), everything),
         "field samples": int(field.sum()),
@@ -169,10 +189,12 @@ def write_head(
     """Train a head, write ``name.safetensors`` and its card ``name.json`` into a folder, and return the card.
 
     ``weights``: name, source or path of the backbone's weights where they are not the model's own in the registry.
+    Raises OutputError where there is such a head already: ledgers name heads, so a name means one head for ever.
     """
     from safetensors.numpy import save_file
 
     task = family.partition("-")[0]
+    refuse_to_replace(folder, name)
     tensors, threshold = train(data, task, family, recipe, PRECISION[task], seed)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}.safetensors"
@@ -190,7 +212,7 @@ def write_head(
         "data": {
             "made by": "python -m classifiers.bootstrap",
             **{key: value for key, value in data.facts.items() if not key.startswith("backbone")},
-            "training samples": int((~data.test).sum()),
+            "training samples": int((~data.test & (data.weight > 0)).sum()),
             "split": "by source picture: none serves both training and test",
         },
     }
@@ -200,21 +222,11 @@ def write_head(
     return card
 
 
-def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m classifiers.train", description=__doc__)
-    parser.add_argument("--data", type=Path, required=True, help="folder with mask.npz and inpainting.npz")
-    parser.add_argument("--out", type=Path, required=True, help="folder for the heads and their cards")
-    parser.add_argument("--tag", default="v1", help="heads are called mask-TAG and inpainting-TAG")
-    parser.add_argument("--plain", action="store_true", help="the paper's form: one neuron on pooled features")
-    parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args(argv)
-    for task in ("mask", "inpainting"):
-        data = Labelled.load(args.data / f"{task}.npz")
-        family, recipe = (f"{task}-plain", PLAIN) if args.plain else (f"{task}-rich", RICH)
-        card = write_head(args.out, f"{task}-{args.tag}", data, recipe, family, seed=args.seed)
-        shown = {key: card["test"][key] for key in ("samples", "auc", "field auc", "field precision", "field yield")}
-        print(card["name"], "threshold", card["threshold"], *(f"{k} {v}" for k, v in shown.items()))  # noqa: T201
-
-
-if __name__ == "__main__":
-    main()
+def refuse_to_replace(folder: Path, name: str) -> None:
+    taken = [
+        path
+        for path in (folder / f"{name}.json", folder / f"{name}.safetensors", HEADS / f"{name}.json")
+        if path.exists()
+    ]
+    if taken:
+        raise OutputError(f"there is a head {name} already ({taken[0]}), and it is never replaced: give another --tag")

@@ -40,16 +40,21 @@ def precision_yield(scores: np.ndarray, quality: np.ndarray, threshold: float) -
     return (float(quality[kept].mean()) if kept.any() else float("nan")), float(kept.mean())
 
 
-def threshold_for(scores: np.ndarray, quality: np.ndarray, precision: float) -> float:
+def threshold_for(scores: np.ndarray, quality: np.ndarray, precision: float, weight: np.ndarray | None = None) -> float:
     """Return the lowest threshold at which what is kept has at least the wanted mean quality.
 
-    Where none reaches it, the threshold of the best precision with at least ten samples kept.
+    Where none reaches it, the threshold of the best precision with at least ten samples kept. ``weight`` float [N]:
+    how many samples each stands for.
     """
     order = np.argsort(-scores, kind="stable")
-    reached = np.cumsum(quality[order]) / np.arange(1, len(order) + 1)
-    enough = np.flatnonzero(reached >= precision)
-    last = enough[-1] if len(enough) else min(9, len(order) - 1) + int(reached[min(9, len(order) - 1) :].argmax())
-    return float(scores[order[last]])
+    w = np.ones(len(order)) if weight is None else weight[order]
+    reached = np.cumsum(quality[order] * w) / np.cumsum(w)
+    ends = np.append(np.diff(scores[order]) != 0, True)  # samples of equal score are kept together
+    enough = np.flatnonzero((reached >= precision) & ends)
+    if len(enough):
+        return float(scores[order[enough[-1]]])
+    least = min(9, len(order) - 1)
+    return float(scores[order[least + int(np.where(ends[least:], reached[least:], -1.0).argmax())]])
 
 
 def expected_calibration_error(scores: np.ndarray, quality: np.ndarray, bins: int = 10) -> float:
@@ -82,3 +87,28 @@ def interval(measure: Measure, groups: np.ndarray, repeats: int = 1000, seed: in
         return float("nan"), float("nan")
     low, high = np.percentile(finite, [2.5, 97.5])
     return float(low), float(high)
+
+
+def average_precision(scores: np.ndarray, good: np.ndarray) -> float:
+    """Return the area under the precision-recall curve as a step function, as scikit-learn defines it.
+
+    scores float [N], good bool [N]; samples of equal score are one step. NaN where nothing is good.
+    """
+    precision, recall = _curve(scores, good.astype(float), np.ones(len(scores)))
+    return float(np.sum(np.diff(recall, prepend=0.0) * precision)) if good.any() else float("nan")
+
+
+def precision_at_recall(scores: np.ndarray, good: np.ndarray, recall: float = 0.95) -> float:
+    """Return the best precision among thresholds that keep at least a share of the good. NaN where nothing is good."""
+    if not good.any():
+        return float("nan")
+    precision, reached = _curve(scores, good.astype(float), np.ones(len(scores)))
+    return float(precision[reached >= recall - 1e-12].max())
+
+
+def _curve(scores: np.ndarray, quality: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return (precision, recall) at every distinct score as threshold, highest first."""
+    order = np.argsort(-scores, kind="stable")
+    last = np.append(np.flatnonzero(np.diff(scores[order])), len(order) - 1)
+    good, kept = np.cumsum((quality * weight)[order])[last], np.cumsum(weight[order])[last]
+    return good / np.maximum(kept, 1e-300), good / max(float(good[-1]), 1e-300)

@@ -43,6 +43,20 @@ def test_threshold_keeps_as_much_as_precision_allows() -> None:
     assert metrics.threshold_for(scores, quality, 1.0) == 0.8
 
 
+def test_a_threshold_never_parts_equal_scores() -> None:
+    scores, quality = np.array([0.9, 0.8, 0.8, 0.1]), np.array([1.0, 1, 0, 0])
+    assert metrics.threshold_for(scores, quality, 0.9) == 0.9
+
+
+def test_a_weight_counts_as_so_many_samples() -> None:
+    scores, quality = np.array([0.9, 0.8, 0.7, 0.6]), np.array([1.0, 1, 0, 1])
+    weight = np.array([1.0, 1, 3, 1])
+    repeated = [np.repeat(values, weight.astype(int)) for values in (scores, quality)]
+    for precision in (0.4, 0.5, 0.9):
+        weighted = metrics.threshold_for(scores, quality, precision, weight)
+        assert weighted == metrics.threshold_for(*repeated, precision)
+
+
 def test_threshold_where_none_reaches_the_precision() -> None:
     scores, quality = np.linspace(1, 0, 20), np.zeros(20)
     quality[:6] = 1
@@ -80,3 +94,24 @@ class TestInterval:
             return high - low
 
         assert width(groups) > 2 * width(np.arange(400))
+
+
+class TestPrecisionAndRecall:
+    scores = np.array([0.9, 0.8, 0.7, 0.6])
+    good = np.array([True, False, True, False])
+
+    def test_average_precision_is_the_mean_precision_where_a_good_one_is_found(self) -> None:
+        assert metrics.average_precision(self.scores, self.good) == pytest.approx((1 + 2 / 3) / 2)
+        assert metrics.average_precision(self.scores, ~self.good) == pytest.approx((1 / 2 + 2 / 4) / 2)
+
+    def test_equal_scores_are_one_step(self) -> None:
+        assert metrics.average_precision(np.zeros(4), self.good) == 0.5
+        assert metrics.precision_at_recall(np.zeros(4), self.good) == 0.5
+
+    def test_precision_at_recall_takes_the_best_threshold_that_keeps_enough(self) -> None:
+        assert metrics.precision_at_recall(self.scores, self.good, 0.5) == 1
+        assert metrics.precision_at_recall(self.scores, self.good, 0.95) == pytest.approx(2 / 3)
+
+    def test_without_anything_good_there_is_neither(self) -> None:
+        assert np.isnan(metrics.average_precision(self.scores, np.zeros(4, bool)))
+        assert np.isnan(metrics.precision_at_recall(self.scores, np.zeros(4, bool)))

@@ -6,18 +6,22 @@ this same code. Families:
 
 - ``mask-plain``, ``inpainting-plain``: the paper's form (section 3): pooled last features of one forward pass.
 - ``mask-rich``, ``inpainting-rich``: features pooled where the mask or the hole says, and plain measures.
+- ``mask-standing``: the same, and whether the mask agrees with what stands out by itself.
+- ``mask-close``: the same, and the window around the mask once more, at a higher resolution.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import cv2
 import numpy as np
 
 from l2i_builder.judge import measures as measures
 from l2i_builder.judge.measures import Measures, bands, resized
+from l2i_builder.judge.standing import standing
 
 _EPS = 1e-6
 
@@ -31,6 +35,14 @@ class Maps:
 
 
 Sample = tuple[np.ndarray, ...]  # (image, mask) or (image, mask, background, hole)
+
+
+class Family(Protocol):
+    """``views`` gives uint8 (or float32 0..255) images [h, w, 3]; ``vector`` gets a ``Maps`` for each of them."""
+
+    def views(self, sample: Sample) -> list[np.ndarray]: ...
+
+    def vector(self, sample: Sample, maps: Sequence[Maps]) -> np.ndarray: ...
 
 
 class MaskPlain:
@@ -72,6 +84,31 @@ class MaskRich:
         return joined(numbers | agreement(maps[0].stages[-3:], soft) | likeness(maps[0].stages[-3:], regions))
 
 
+class MaskStanding(MaskRich):
+    """As ``MaskRich``, and what stands out of the view by itself; the backbone's work is the same."""
+
+    def vector(self, sample: Sample, maps: Sequence[Maps]) -> np.ndarray:
+        soft = resized(sample[1], measures.WORK).astype(np.float32) / 255
+        stages = [standardised(stage) for stage in maps[0].stages[-3:]]
+        numbers = standing(stages, [resized_to(soft, stage.shape[1:]) for stage in stages])
+        return np.concatenate([super().vector(sample, maps), joined(numbers)])
+
+
+class MaskClose(MaskStanding):
+    """As ``MaskStanding``, and the window around the mask through the backbone as well, its outline measured there."""
+
+    def views(self, sample: Sample) -> list[np.ndarray]:
+        return [sample[0], crop(sample[0], window(sample[1] > 127, 0.25))]
+
+    def vector(self, sample: Sample, maps: Sequence[Maps]) -> np.ndarray:
+        image, mask = (crop(a, window(sample[1] > 127, 0.25)) for a in sample)
+        soft = resized(mask, measures.WORK).astype(np.float32) / 255
+        regions = {"in": soft, "ring": bands(soft > 0.5, 24)[1], "out": 1 - soft}
+        numbers = agreement(maps[1].stages[-3:], soft) | likeness(maps[1].stages[-3:], regions)
+        numbers |= measures.mask_edges(measures.lab_of(resized(image, measures.WORK)), soft)
+        return np.concatenate([super().vector(sample, maps), joined(numbers)])
+
+
 class InpaintingRich:
     """The hole's surroundings in B and in I through the backbone; colours, texture and seam of the fill measured."""
 
@@ -96,9 +133,11 @@ class InpaintingRich:
         return joined(numbers)
 
 
-FAMILIES: dict[str, MaskPlain | InpaintingPlain | MaskRich | InpaintingRich] = {
+FAMILIES: dict[str, Family] = {
     "mask-plain": MaskPlain(),
     "mask-rich": MaskRich(),
+    "mask-standing": MaskStanding(),
+    "mask-close": MaskClose(),
     "inpainting-plain": InpaintingPlain(),
     "inpainting-rich": InpaintingRich(),
 }

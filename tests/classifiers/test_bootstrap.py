@@ -74,6 +74,16 @@ def test_the_truth_is_good_and_what_was_spoilt_on_purpose_is_bad(out: Path) -> N
     assert (fills.truth[fills.kind == "true"] == 0).all()
 
 
+def test_one_task_can_be_made_alone(out: Path) -> None:
+    before = (out / "inpainting.npz").read_bytes()
+    masks = Labelled.load(out / "mask.npz")
+    (out / "mask.npz").unlink()
+    bootstrap.main(["--out", str(out), "--scenes", "1", "--tasks", "mask"])
+    assert (out / "inpainting.npz").read_bytes() == before
+    again = Labelled.load(out / "mask.npz")
+    assert all(np.array_equal(again.vectors[name], vectors) for name, vectors in masks.vectors.items())
+
+
 def test_more_scenes_leave_the_first_as_they_are_and_models_run_once_for_each_picture(out: Path) -> None:
     few = {task: Labelled.load(out / f"{task}.npz") for task in FAMILIES}
     calls = RedThings.calls

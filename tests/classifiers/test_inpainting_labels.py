@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from toy_scene import ground, pictures, scene
 
-from classifiers.inpainting_labels import WRONG, distance, fills_of, near, true_fill, view
+from classifiers.inpainting_labels import WRONG, again, coarse, distance, fills_of, near, true_fill, view
 from l2i_builder import layers
 from l2i_builder.judge.features import Maps
 
@@ -38,7 +38,7 @@ def test_every_wrong_fill_differs_from_the_truth_where_the_hole_is(kind: str) ->
 def test_all_fills_equal_the_image_outside_the_hole() -> None:
     fills = list(fills_of(TOY, HOLE, {"telea": telea}, pictures(), rng()))
     kinds = [kind for kind, _, _ in fills]
-    assert kinds[:3] == ["true", "object-left", "telea"]
+    assert kinds[:4] == ["true", "true-again", "object-left", "telea"]
     assert len(kinds) >= 7
     for _, fill, quality in fills:
         assert fill.dtype == np.uint8
@@ -46,6 +46,25 @@ def test_all_fills_equal_the_image_outside_the_hole() -> None:
         assert quality in (0.0, 1.0, None)
     assert [quality for kind, _, quality in fills if kind == "true"] == [1.0]
     assert np.array_equal(fills[0][1][HOLE], TOY.background[HOLE])  # type: ignore[index]
+
+
+def test_a_careful_painter_is_close_to_the_truth_but_not_the_same() -> None:
+    for seed in range(6):
+        apart = np.abs(again(TRUTH, rng(seed)).astype(int) - TRUTH)
+        assert 0 < apart.mean() < 12  # the ground is noise, which JPEG and a little blur take from
+
+
+def test_a_coarse_inpainter_sees_half_the_size_and_changes_the_hole_only() -> None:
+    seen = []
+
+    def fill(image: np.ndarray, hole: np.ndarray) -> np.ndarray:
+        seen.append(image.shape)
+        return np.where(hole[..., None], 7, image).astype(np.uint8)
+
+    out = coarse(fill)(TOY.image, HOLE)
+    assert seen == [(256, 256, 3)]
+    assert np.array_equal(out[~HOLE], TOY.image[~HOLE])
+    assert (out[HOLE] < 60).mean() > 0.9
 
 
 def test_an_inpainter_with_little_context_sees_the_surroundings_only() -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import cv2
 import numpy as np
 import pytest
 from toy_scene import scene
 
-from classifiers.mask_labels import SPOILT, disturbed, hesitant, mask_quality, masks_of, soften
+from classifiers.mask_labels import SPOILT, disturbed, hesitant, mask_quality, masks_of, soften, viewed
 from classifiers.scenes import SIDE, iou
 
 TOY = scene()
@@ -74,6 +75,21 @@ def test_disturbed_images_are_images() -> None:
         assert not np.array_equal(image, TOY.image)
 
 
+def test_unusual_views_give_masks_that_lie_where_the_picture_does() -> None:
+    """A segmenter that finds red in any view gives, whatever the view, parts of the true mask and nothing else."""
+
+    def red(image: np.ndarray) -> np.ndarray:
+        colours = image.astype(int)
+        return np.where((colours[..., 0] > 150) & (colours[..., 1] < 110), 255, 0).astype(np.uint8)
+
+    found = [viewed(TOY.image, red, rng(seed)) for seed in range(40)]
+    near = cv2.dilate(TOY.alpha, np.ones((15, 15), np.uint8)) > 0
+    inside = [float(near[mask > 127].mean()) for mask in found if (mask > 127).sum() > 500]
+    assert len(inside) > 20
+    assert np.median(inside) > 0.99
+    assert all(mask.shape == (SIDE, SIDE) and mask.dtype == np.uint8 for mask in found)
+
+
 def test_hesitant_masks_lie_between_truth_and_error() -> None:
     half = np.where(np.arange(SIDE) < 256, TOY.alpha, 0).astype(np.uint8)
     for seed in range(10):
@@ -88,7 +104,7 @@ def test_uncertain_scenes_give_only_what_segmenters_say() -> None:
         return np.where(image[..., 0] > 150, 255, 0).astype(np.uint8)
 
     kinds = {kind for kind, _ in masks_of(replace(TOY, certain=False), {"one": blob}, rng())}
-    assert kinds == {"one", "one-disturbed"}
+    assert kinds == {"one", "one-disturbed", "one-viewed"}
 
 
 def test_a_segmenter_may_choose_the_photographs_own_object() -> None:
@@ -109,6 +125,6 @@ def test_a_scene_gives_labelled_masks_of_many_kinds_and_repeats() -> None:
         return list(masks_of(TOY, {"one": blob, "two": blob}, rng(7)))
 
     kinds = [kind for kind, _ in masks()]
-    assert kinds[:5] == ["one", "two", "two-disturbed", "two-disturbed", "true"]
-    assert len(set(kinds[5:])) >= 3
+    assert kinds[:6] == ["one", "two", "two-disturbed", "two-viewed", "two-viewed", "true"]
+    assert len(set(kinds[6:])) >= 3
     assert all(np.array_equal(a, b) for (_, a), (_, b) in zip(masks(), masks(), strict=True))

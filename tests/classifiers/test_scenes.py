@@ -75,6 +75,19 @@ def test_windows_avoid_the_photographs_own_object() -> None:
         assert iou(own, np.where(dark, 255, 0).astype(np.uint8)) > 0.9
 
 
+def test_plain_windows_have_less_detail() -> None:
+    busy = np.full((400, 800, 3), 128, np.uint8)
+    busy[:, :400] = np.random.default_rng(0).integers(0, 256, (400, 400, 3))
+    nothing_there = np.zeros((400, 800), np.uint8)
+
+    def noisy(plain: bool) -> float:
+        return float(
+            np.mean([object_free(Picture("p", busy), nothing_there, rng(s), plain)[0].std() for s in range(6)])
+        )
+
+    assert noisy(plain=True) < 0.3 * noisy(plain=False)
+
+
 def test_pasting_selects_what_it_changes() -> None:
     image = ground().astype(np.float32)
     for seed in range(8):
@@ -119,12 +132,32 @@ class TestSources:
         }
         monkeypatch.setattr(sources.sample_photos, "apt_download", lambda package, folder: archive)
         monkeypatch.setattr(sources, "MORE_PHOTOS", ())
+        monkeypatch.setattr(sources, "LANDSCAPES", {})
         monkeypatch.setattr(sources.sample_photos, "gather", lambda folder: ([], []))
         archive = debian(tmp_path / "stamps.deb", {f"usr/share/tuxpaint/stamps/{k}": v for k, v in members.items()})
         with pytest.raises(sources.MetadataError, match="photographs and cut-outs"):
             sources.gather(tmp_path / "out")
         kept = sorted(path.name for path in (tmp_path / "out" / "cutouts").iterdir())
         assert kept == ["animals-hen.png", "animals-tiny.png", "complete", "town-wall.png"]
+
+    def test_landscapes_are_taken_where_the_archive_has_them(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        large = cv2.imencode(".jpg", np.full((900, 3200, 3), 90, np.uint8))[1].tobytes()
+        files = {"usr/share/backgrounds/Hill.jpg": large, "usr/share/backgrounds/logo.png": large}
+        archive = debian(tmp_path / "hills.deb", files)
+
+        def download(package: str, folder: Path) -> Path:
+            if package == "hills":
+                return archive
+            raise sources.MetadataError("no such package")
+
+        monkeypatch.setattr(sources.sample_photos, "apt_download", download)
+        monkeypatch.setattr(sources, "LANDSCAPES", {"hills": "/backgrounds/", "valleys": "/backgrounds/"})
+        with pytest.warns(UserWarning, match="valleys"):
+            found = sources._landscapes(tmp_path / "out")
+        assert [name for name, _ in found] == ["landscape-Hill.png"]
+        assert sources.decode(found[0][1]).shape == (450, 1600, 3)  # type: ignore[union-attr]
 
     def test_bytes_that_are_no_colour_picture(self) -> None:
         assert sources.decode(b"no picture") is None

@@ -14,7 +14,7 @@ from classifiers.features import Collector, Labelled
 from classifiers.scenes import Scene
 from classifiers.train import PLAIN, RICH, Recipe, train, write_head
 from l2i_builder.config import Judge
-from l2i_builder.errors import MetadataError
+from l2i_builder.errors import MetadataError, OutputError
 from l2i_builder.judge.backbone import make_backbone
 from l2i_builder.judge.judges import Extractor, Head, load_head, make_mask_judge
 from l2i_builder.metrics import auc, precision_yield
@@ -30,7 +30,8 @@ def middle(count: int = 600, seed: int = 0) -> Labelled:
     scene = np.array([f"scene-{i // 4}" for i in range(count)])
     test = np.arange(count) // 4 % 3 == 0
     kind = np.where(np.arange(count) % 2, "u2net", "true")
-    return Labelled({"mask-rich": vectors}, quality, test, kind, scene, scene, quality, FACTS)
+    weight = np.ones(count, np.float32)
+    return Labelled({"mask-rich": vectors}, quality, weight, test, kind, scene, scene, quality, FACTS)
 
 
 def fit(data: Labelled, recipe: Recipe, precision: float = 0.9, seed: int = 0) -> tuple[dict[str, np.ndarray], float]:
@@ -78,6 +79,30 @@ def test_the_threshold_is_for_what_the_pipeline_makes() -> None:
         reached, kept = precision_yield(scores(data, tensors)[chosen], data.quality[chosen], threshold)
         assert reached == pytest.approx(precision, abs=0.12)
         assert kept > 0.1
+
+
+def test_samples_count_by_their_weight() -> None:
+    """Half of the labels lie; without weight they change nothing, with it they do."""
+    data = middle()
+    lying = np.arange(len(data)) % 2 == 0
+    quality = np.where(lying, 1 - data.quality, data.quality).astype(np.float32)
+    ignored = replace(data, quality=quality, weight=np.where(lying, 0, 1).astype(np.float32))
+    believed = replace(data, quality=quality)
+    good = data.quality[data.test] > 0.5
+    honest, fooled = (auc(scores(data, fit(d, RICH)[0])[data.test], good) for d in (ignored, believed))
+    assert honest > 0.65
+    assert fooled < honest - 0.1
+
+
+def test_a_head_never_replaces_another(tmp_path: Path) -> None:
+    data = replace(middle(120), facts=FACTS)
+    write_head(tmp_path, "mask-mine", data, PLAIN, "mask-rich")
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(OutputError, match="give another --tag"):
+        write_head(tmp_path, "mask-mine", middle(120, seed=1), PLAIN, "mask-rich")
+    with pytest.raises(OutputError, match="mask-v1"):  # nor does it take a shipped one's name elsewhere
+        write_head(tmp_path, "mask-v1", data, PLAIN, "mask-rich")
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 def test_a_written_head_is_a_judge_with_a_card(tmp_path: Path) -> None:
