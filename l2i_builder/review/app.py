@@ -34,7 +34,7 @@ from l2i_builder.review.samples import Sample, Samples
 from l2i_builder.sample import Reason
 
 AHEAD = 12  # samples handed out at a time, at most
-LOOK_AGAIN = 20.0  # seconds between looks for newly finished shards
+LOOK_AGAIN = 20.0  # seconds between looks for newly finished shards, more where a look takes long
 MAX_BODY = 16 * 1024  # bytes of a request
 MAX_NAME = 40  # characters of a reviewer's name
 _ID = re.compile(r"[0-9a-f]{32}")
@@ -58,13 +58,11 @@ class Review:
         self.samples, self.store = samples, store
         self.board = Board(store, samples.run.digest)
         self.queues = Queues(samples, self.board)
-        self._looked = time.monotonic()
+        self._look_at = time.monotonic() + LOOK_AGAIN
 
     def state(self, reviewer: str) -> Answer:
         """Return the run, the queues with their progress, and the agreement of reviewers."""
-        if time.monotonic() - self._looked > LOOK_AGAIN:
-            self._looked = time.monotonic()
-            self.samples.open()
+        self._look_again()
         self.board.catch_up()
         run = self.samples.run
         return {
@@ -77,6 +75,17 @@ class Review:
             "problems": [visible(text, 400) for _, text in sorted(self.samples.problems.items())[:20]],
             "rows": len(self.board.known()),
         }
+
+    def _look_again(self) -> None:
+        """Open shards that were finished since, unless the run is complete."""
+        run, now = self.samples.run, time.monotonic()
+        if now < self._look_at or len(run.finished) == run.planned_shards == len(self.samples.opened):
+            return
+        self._look_at = now + 3600  # one request looks, the others go on
+        try:
+            self.samples.open()
+        finally:
+            self._look_at = time.monotonic() + max(LOOK_AGAIN, 20 * (time.monotonic() - now))
 
     def next(self, reviewer: str, queue: str, have: list[str], opened: bool) -> Answer:
         """Hand out samples. ``have``: keys the browser holds already; ``opened``: the queue was just chosen."""

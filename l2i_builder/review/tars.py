@@ -76,7 +76,7 @@ class Tars:
             places = None if anew else self._stored(url, digest)
             if places is None:
                 places = scan(url)
-                self._store(url, digest, places)
+                self._store(url, "" if anew else digest, places)  # what was found is not what the digest names
             with self._lock:
                 self._places[url] = (digest, places)
                 self._places.move_to_end(url)

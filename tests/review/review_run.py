@@ -109,9 +109,7 @@ def _write_metadata(url: str, rows: int) -> str:
         "URL": [
             f"https://<b>host{i}</b>.test/{i}.jpg" if i % 7 == 3 else f"https://a.test/{i}.jpg" for i in range(rows)
         ],
-        "TEXT": [
-            f"{HOSTILE[i // 3 % len(HOSTILE)]} {i}" if i % 3 == 0 else f"a quiet harbour, no. {i}" for i in range(rows)
-        ],
+        "TEXT": [f"{HOSTILE[i // 2 % len(HOSTILE)]} {i}" if i % 2 else f"a harbour, no. {i}" for i in range(rows)],
         "punsafe": [0.9 if i % 19 == 18 else 0.01 for i in range(rows)],
     }
     file = io.BytesIO()
