@@ -148,7 +148,7 @@ class DiffusionTask:
         made = pipeline(prompts, num_inference_steps=settings.sample_steps, guidance_scale=settings.guidance,
                         generator=generators)  # fmt: skip
         columns = [made.composite]
-        if made.foreground is not None:
+        if made.foreground is not None and made.background is not None and made.mask is not None:
             columns += [made.foreground, made.background, made.mask.expand(-1, 3, -1, -1)]
         true = first.layers()[:SHOWN]
         shown = (

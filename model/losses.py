@@ -6,6 +6,7 @@ dividing all of them by the number of pixels leaves their proportions as they ar
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -219,7 +220,9 @@ def lpips_vgg(state: Mapping[str, Tensor]) -> nn.Module:
     """Return LPIPS with VGG16 weights under torchvision's names (``features.0.weight`` ...)."""
     import lpips
 
-    net = lpips.LPIPS(net="vgg", pnet_rand=True, verbose=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it calls torchvision by an old signature
+        net = lpips.LPIPS(net="vgg", pnet_rand=True, verbose=False)
     with torch.no_grad():
         for name, parameter in net.net.named_parameters():
             # lpips keeps torchvision's numbering inside its slices: slice2.5.weight is features.5.weight
