@@ -29,7 +29,7 @@ from l2i_builder.report.reasons import EXPLANATIONS
 from l2i_builder.report.text import visible
 from l2i_builder.review.board import Board
 from l2i_builder.review.guard import Guard, cookie_name, same, session
-from l2i_builder.review.queues import REASON, Queues
+from l2i_builder.review.queues import REASON, SECOND, Queues
 from l2i_builder.review.samples import Sample, Samples
 from l2i_builder.sample import Reason
 
@@ -141,7 +141,8 @@ class Review:
         except ValueError as problem:
             raise Refused(400, str(problem)) from problem
         self.queues.settle(key)
-        return {"saved": stored.id, "progress": self._queue(queue, reviewer)}
+        answer = {"saved": stored.id, "progress": self._queue(queue, reviewer)}
+        return answer | ({"agreement": _finite(self.board.agreement())} if queue == SECOND else {})
 
     def undo(self, reviewer: str, body: Answer) -> Answer:
         """Take back the reviewer's last judgement; return its sample, to be shown again."""
@@ -154,6 +155,11 @@ class Review:
         queue = undone.queue if undone.queue in self.queues.names() else ""
         answer = {"item": item(sample), "queue": queue, "text": "Taken back."}
         return answer | {"was": {name: getattr(undone, name) for name in ("mask", "inpainting", "criteria")}}
+
+    def release(self, reviewer: str, body: Answer) -> Answer:
+        """The reviewer's page was closed: what it held goes to others."""
+        self.queues.release(reviewer)
+        return {}
 
     def picture(self, key: str, layer: str) -> tuple[bytes, str]:
         """Return a layer of a sample and its media type. The key is looked up; nothing of it reaches a path."""
@@ -248,6 +254,7 @@ def make_app(review: Review, token: str = "", hosts: set[str] | None = None, any
         Route("/api/next", posted(following), methods=["POST"]),
         Route("/api/judge", posted(review.judge), methods=["POST"]),
         Route("/api/undo", posted(review.undo), methods=["POST"]),
+        Route("/api/release", posted(review.release), methods=["POST"]),
         Route("/image/{key}/{layer}", picture),
         Route("/labels.parquet", labels),
         Route("/{name}", static),

@@ -142,3 +142,5 @@ def test_the_last_samples_on_anothers_screen_are_told(served):
     answer = served.json("POST", "/api/next", {"reviewer": "bob", "queue": "reason:mask_empty", "opened": True})
     assert answer["items"] == []
     assert "other reviewers' screens" in answer["progress"]["empty"]
+    served.json("POST", "/api/release", {"reviewer": "ada"})
+    assert items(served, "bob", "reason:mask_empty")

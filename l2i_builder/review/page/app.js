@@ -129,7 +129,11 @@ function judge(answer, since, words) {
   const item = items.shift();
   const body = { id: newId(), reviewer, queue: item.queue, key: item.key, mask: "", inpainting: "", criteria: [], skipped: false, ...answer };
   said = nothing();
-  outbox.send("/api/judge", body).then((done) => done && told(done.progress));
+  outbox.send("/api/judge", body).then((done) => {
+    if (!done) return;
+    told(done.progress);
+    if (done.agreement) agreement(done.agreement);
+  });
   toast(words);
   draw(since);
   if (items.length < LOW) ask();
@@ -280,6 +284,10 @@ await outbox.flush();
 if (!state.queues.some((one) => one.name === queue)) queue = "audit";
 await ask(true);
 draw();
+addEventListener("pagehide", () => {
+  const headers = { "Content-Type": "application/json" };
+  fetch("/api/release", { method: "POST", headers, body: JSON.stringify({ reviewer }), keepalive: true });
+});
 setInterval(async () => {
   await look();
   if (!items.length) ask();

@@ -43,7 +43,8 @@ export function progress(queue, waiting) {
 
 export function emptied(queue, state, choose) {
   const section = byId("empty");
-  section.querySelector("h2").textContent = queue.total ? "Done" : "Nothing here";
+  section.querySelector("h2").textContent =
+    queue.done + queue.skipped < queue.total ? "Nothing at the moment" : queue.total ? "Done" : "Nothing here";
   section.querySelector("p").textContent = queue.empty || "Looking for samples…";
   const others = (state?.queues ?? []).filter((one) => one.name !== queue.name && one.done + one.skipped < one.total);
   section.querySelector(".elsewhere").replaceChildren(
