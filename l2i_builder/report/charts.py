@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 import altair as alt
+from altair.utils.schemapi import debug_mode
 
 from l2i_builder.report.bins import OUTCOMES
 from l2i_builder.report.charts_labels import label_charts
@@ -26,6 +27,13 @@ _DISTRIBUTIONS: dict[str, tuple[str, Literal["log", "linear"], str, list[float] 
 
 def make_charts(numbers: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Return name -> Vega-Lite specification, for those charts that have data. numbers: ``summary.summarize``."""
+    # Unvalidated: the specifications have no shapes but those that the tests draw, and checking takes a second.
+    with debug_mode(False):
+        charts = _charts(numbers)
+        return {name: chart.properties(width="container").to_dict(validate=False) for name, chart in charts.items()}
+
+
+def _charts(numbers: Mapping[str, Any]) -> dict[str, alt.Chart | alt.LayerChart]:
     charts: dict[str, alt.Chart | alt.LayerChart] = {}
     for name in _SCORES:
         if _total(numbers["scores"][name]):
@@ -39,8 +47,7 @@ def make_charts(numbers: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         charts |= label_charts(judge, numbers["labels"]["curves"][judge])
     if len(numbers["shards"]["points"]) > 1:
         charts["shards"] = _shards(numbers["shards"])
-    # Unvalidated: the specifications have no shapes but those that the tests draw, and checking takes half a second.
-    return {name: chart.properties(width="container").to_dict(validate=False) for name, chart in charts.items()}
+    return charts
 
 
 def _scores(name: str, score: Mapping[str, Any]) -> alt.LayerChart:

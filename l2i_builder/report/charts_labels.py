@@ -54,8 +54,8 @@ def _line(values: Sequence[Mapping[str, Any]], x: str, y: str) -> alt.Chart:
 
 
 def _band(values: Sequence[Mapping[str, Any]]) -> alt.Chart:
-    band = alt.Chart(alt.Data(values=values)).mark_area(style="band", opacity=0.16)
-    return band.encode(_axis(alt.X("x:Q"), "recall"), alt.Y("low:Q"), alt.Y2("high:Q"), alt.Order("threshold:Q"))
+    band = alt.Chart(alt.Data(values=values)).mark_area(style="curve", opacity=0.16)
+    return band.encode(_axis(alt.X("x:Q"), "recall"), _axis(alt.Y("low:Q"), "precision"), alt.Y2("high:Q"))
 
 
 def _diagonal() -> alt.Chart:
@@ -94,4 +94,4 @@ def _finish(layers: list[alt.Chart], point: list[float] | None, description: str
 
 
 def _axis(channel: Any, title: str) -> Any:
-    return channel.title(title).scale(**_UNIT).axis(format=".0%", tickCount=5)
+    return channel.title(title).scale(**_UNIT).axis(format=".0%", values=[0, 0.25, 0.5, 0.75, 1], labelOverlap=True)

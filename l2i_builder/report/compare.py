@@ -33,17 +33,12 @@ def summary(numbers: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def previous(out: str, numbers: Mapping[str, Any], other: str) -> dict[str, Any] | None:
-    """Return the summary to compare with, "where" added, None where there is nothing.
+def previous(out: str, numbers: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the summary of what this folder's report.json said before, "where" added, None where there is nothing.
 
-    other: an output folder, or a report.json; "" stands for what this folder's own report.json said before. Where
-    nothing was counted since, that is what it compared itself with: writing a report again changes nothing.
-
-    Raises OutputError where ``other`` is no run and no report. This folder's own report may be damaged or of another
-    version: then there is nothing to compare with.
+    Where nothing was counted since, return what it compared itself with: writing a report again changes nothing. It
+    may be damaged or of another version: then there is nothing to compare with.
     """
-    if other:
-        return _other(other) | {"where": other}
     url = storage.join(out, JSON_FILE)
     try:
         before = json.loads(storage.read_bytes(url))
@@ -54,6 +49,14 @@ def previous(out: str, numbers: Mapping[str, Any], other: str) -> dict[str, Any]
         return last | {"where": "the report of this folder before"}
     except (L2IError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
+
+
+def other_run(other: str) -> dict[str, Any]:
+    """Return the summary of another run, "where" added. other: its output folder, or a report.json.
+
+    Raises OutputError where it is no run and no report.
+    """
+    return _other(other) | {"where": other}
 
 
 def _other(other: str) -> dict[str, Any]:

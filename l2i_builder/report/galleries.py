@@ -25,6 +25,7 @@ MAX_STRIP = 1_000_000  # bytes of one strip; anything larger is not ours
 LEDGER_COLUMNS = ["key", "caption", "verdict", "reason", "detail", "mask_score", "inpainting_score"]
 COLUMNS = (*LEDGER_COLUMNS, "url", "mask_area")
 NEVER_SHOWN = frozenset({Reason.UNSAFE.value, Reason.OPTED_OUT.value})  # whatever a previews tar may hold
+SPARE = 2  # times its share a gallery may grow where others are missing
 # Strips per gallery of a page of ON_PAGE; more in proportion where more are asked for.
 NEAREST, EXTREME, KEPT, JUDGED, DISPUTED, OTHER = 16, 6, 20, 12, 10, 6
 
@@ -145,7 +146,7 @@ class Galleries:
     def _gallery(self, name: str) -> Gallery:
         if name not in self.galleries:
             gallery = _make(name)
-            gallery.size = max(1, round(gallery.size * self.samples / ON_PAGE))
+            gallery.size = max(1, round(SPARE * gallery.size * self.samples / ON_PAGE))
             self.galleries[name] = gallery
         return self.galleries[name]
 
@@ -155,6 +156,9 @@ class Galleries:
         Strips that are no WebP or cannot be read are left out, and said so in ``problems``.
         """
         ordered = sorted(self.galleries.values(), key=_order)
+        room = sum(gallery.size for gallery in ordered)
+        for gallery in ordered:  # galleries that this run lacks leave their room to the others
+            gallery.size = round(gallery.size * min(1.0, self.samples / room))
         taken = in_turn(ordered, self.samples, MAX_BYTES if self.samples <= ON_PAGE else None)
         by_shard: dict[int, list[Sample]] = {}
         for sample in {id(sample): sample for _, sample in taken}.values():
@@ -258,7 +262,7 @@ def _disputed(sample: Sample) -> list[tuple[str, float]]:
 
 
 _PLACES = [
-    "disputed_kept", "disputed_rejected", "nearest_mask", "nearest_inpainting",
+    "nearest_mask", "nearest_inpainting", "disputed_kept", "disputed_rejected",
     "kept", "reason_mask_rejected", "reason_inpainting_rejected",
     "lowest_mask", "highest_mask", "lowest_inpainting", "highest_inpainting",
 ]  # fmt: skip

@@ -26,11 +26,10 @@
       style: {
         threshold: { strokeWidth: 1.5 },
         chosen: { strokeWidth: 1.5, strokeDash: [4, 3] },
-        curve: { stroke: colour("kept"), fill: colour("kept") },
-        band: { fill: colour("kept") },
-        guide: { stroke: colour("faint") },
-        whisker: { stroke: colour("kept"), strokeWidth: 1.2 },
-        operating: { stroke: colour("ink"), fill: "transparent" },
+        curve: { color: colour("kept") },
+        guide: { color: colour("faint"), strokeWidth: 1 },
+        whisker: { color: colour("kept"), strokeWidth: 1.2 },
+        operating: { color: colour("ink") },
       },
     };
   }

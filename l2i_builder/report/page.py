@@ -7,6 +7,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from l2i_builder.output.manifest import shard_name
 from l2i_builder.report import text
 from l2i_builder.report.aggregate import COLUMNS, Aggregate
 from l2i_builder.report.charts import make_charts
-from l2i_builder.report.compare import JSON_FILE, compared, previous
+from l2i_builder.report.compare import JSON_FILE, compared, other_run, previous
 from l2i_builder.report.cost import FOLDERS
 from l2i_builder.report.galleries import COLUMNS as GALLERY_COLUMNS
 from l2i_builder.report.galleries import (
@@ -48,10 +49,12 @@ READERS = 8  # shards whose previews are read at a time
 def write(out: str, options: Options) -> str:
     """See ``report.write_report``."""
     run = open_run(out)
+    # What may be named wrongly is read first, before minutes of counting.
+    other = other_run(options.compare) if options.compare else None
+    found = read_labelled(run, options.labels)
     limits = thresholds(run)
     mask, inpainting = (limit.value if limit else None for limit in limits.values())
     values = (mask, inpainting)
-    found = read_labelled(run, options.labels)
     counted = count(run, values, options)
     numbers = summarize(run, counted, limits, found, _stored(run), options.prices)
     galleries = Galleries(*values, options.samples, found)
@@ -60,7 +63,7 @@ def write(out: str, options: Options) -> str:
     chosen = galleries.load(out)
     for line in numbers["reasons"]:
         line["example"] = galleries.examples.get(line["reason"], "")
-    before = previous(out, numbers, options.compare)
+    before = other or previous(out, numbers)
     numbers["compared"] = compared(numbers, before) if before else None
     numbers["galleries"] = [plain(gallery) for gallery in chosen]
     numbers["problems"] = galleries.problems
@@ -191,6 +194,7 @@ def data_url(strip: bytes) -> Markup:
     return Markup(f"data:image/webp;base64,{base64.b64encode(strip).decode()}")
 
 
+@cache
 def _vega() -> str:
     """Return Vega, Vega-Lite and Vega-Embed as one script, of the version that Altair writes for."""
     import altair

@@ -79,12 +79,13 @@ def interval(value: list[float]) -> str:
 
 
 def dollars(value: float) -> str:
-    """Dollars: 1234.5 -> "$1,234", 0.0123 -> "$0.0123", 1.2e-06 -> "$0.0000012"."""
+    """Dollars: 1234.5 -> "$1,234", 0.04 -> "$0.04", 1.2e-06 -> "$0.0000012"."""
     if not value or value >= 100:
         return f"${value:,.0f}"
     if value >= 1:
         return f"${value:.2f}"
-    return f"${value:.{2 - math.floor(math.log10(value))}f}"
+    digits = f"{value:.{2 - math.floor(math.log10(value))}f}".rstrip("0")
+    return f"${digits}" if len(digits) >= 4 else f"${value:.2f}"
 
 
 def duration(seconds: float) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from opened_page import ARGUMENTS, CHROMIUM
 from synthetic_run import write_run
 
 from l2i_builder.config import Config
@@ -38,3 +39,20 @@ def reported(tmp_path_factory: pytest.TempPathFactory) -> Reported:
     page = write_report(out)
     rows = pa.concat_tables(pq.read_table(path) for path in sorted(Path(out, "ledger").iterdir()))
     return Reported(out, config, page, json.loads(Path(out, "report.json").read_bytes()), rows)
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    """A browser with a fresh profile and no network."""
+    sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright (extra dev)")
+    profile = tmp_path_factory.mktemp("profile")
+    with sync_api.sync_playwright() as playwright:
+        context = playwright.chromium.launch_persistent_context(
+            profile,
+            executable_path=CHROMIUM,
+            args=ARGUMENTS.split(),
+            offline=True,
+            viewport={"width": 1280, "height": 900},
+        )
+        yield context
+        context.close()

@@ -40,14 +40,17 @@ def test_nearest_are_those_nearest_to_the_threshold(reported):
     judged = [row for row in judged if row["reason"] in ("", "mask_rejected", "inpainting_rejected")]
     judged.sort(key=lambda row: (abs(row["mask_score"] - MASK_THRESHOLD), row["key"]))
     nearest = chosen(reported)["nearest_mask"]
-    assert [sample["key"] for sample in nearest] == [row["key"] for row in judged[: g.NEAREST]]
+    assert [sample["key"] for sample in nearest] == [row["key"] for row in judged[: len(nearest)]]
+    assert len(nearest) >= g.NEAREST
     assert {sample["reason"] == "mask_rejected" for sample in nearest} == {True, False}  # both sides
 
 
 def test_random_draws_are_by_key_alone(reported):
     kept = [row["key"] for row in previewed(reported) if not row["reason"]]
     kept.sort(key=lambda key: key_fraction(key, "report"))
-    assert [sample["key"] for sample in chosen(reported)["kept"]] == kept[: g.KEPT]
+    drawn = [sample["key"] for sample in chosen(reported)["kept"]]
+    assert drawn == kept[: len(drawn)]
+    assert len(drawn) >= g.KEPT
 
 
 def test_every_reason_with_a_preview_has_a_gallery(reported):
@@ -63,8 +66,9 @@ def test_extremes_are_the_ends_of_the_scores(reported):
     scores = sorted(row["inpainting_score"] for row in previewed(reported) if row["inpainting_score"] != -1)
     names = ("lowest_inpainting", "highest_inpainting")
     lowest, highest = ([sample["inpainting_score"] for sample in chosen(reported)[name]] for name in names)
-    assert lowest == scores[: g.EXTREME]
-    assert highest == scores[::-1][: g.EXTREME]
+    assert lowest == scores[: len(lowest)]
+    assert highest == scores[::-1][: len(highest)]
+    assert min(len(lowest), len(highest)) >= g.EXTREME
 
 
 def sample(key: str, **values) -> Sample:

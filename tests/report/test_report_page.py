@@ -123,7 +123,7 @@ def test_credentials_of_urls_are_nowhere(reported):
 
 def test_every_image_has_words_and_is_lazy(page):
     strips = [image for image in page.all("img") if "src" in image]
-    assert 60 < len(strips) <= 160
+    assert 120 < len(strips) <= 160
     for image in strips:
         assert image["loading"] == "lazy"
         assert image["alt"].startswith("Original, mask, cut-out and")
