@@ -29,6 +29,7 @@ from l2i_builder.layers import hole as cut_hole
 MASK_FAMILIES = ("mask-plain", "mask-rich", "mask-standing", "mask-close")
 INPAINTING_FAMILIES = ("inpainting-plain", "inpainting-rich")
 GOOD_DISTANCE, BAD_DISTANCE = 0.28, 0.45  # of an inpainter's result from the truth: label 1 below, 0 above
+SPOILT_WEIGHT = 1 / 3  # in training, of a mask spoilt on purpose beside a segmenter's own
 LARGEST_HOLE = 0.45  # share of pixels; fills of more are not asked for
 SLOW_HOLE = 0.25  # the same for PatchMatch at full size
 
@@ -67,7 +68,8 @@ class Bootstrap:
         """Add the scene's masks, labelled."""
         for kind, mask in masks_of(scene, self.segmenters, self.rng(f"masks {scene.name}")):
             vectors = self.features(MASK_FAMILIES, scene.image, mask)
-            collector.add(vectors, scene, kind, mask_quality(mask, scene.alpha), iou(mask, scene.alpha))
+            weight = 1.0 if kind.startswith(tuple(self.segmenters)) else SPOILT_WEIGHT
+            collector.add(vectors, scene, kind, mask_quality(mask, scene.alpha), iou(mask, scene.alpha), weight)
 
     def fills(self, scene: Scene, collector: Collector) -> None:
         """Add the scene's fills, labelled; scenes without a known background have none."""

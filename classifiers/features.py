@@ -164,20 +164,22 @@ class Collector:
 
     def __post_init__(self) -> None:
         self._rows: dict[str, list[np.ndarray]] = {family: [] for family in self.families}
-        self._known: list[tuple[float, bool, str, str, str, float]] = []
+        self._known: list[tuple[float, float, bool, str, str, str, float]] = []
 
-    def add(self, vectors: dict[str, np.ndarray], scene: Scene, kind: str, quality: float, truth: float) -> None:
+    def add(
+        self, vectors: dict[str, np.ndarray], scene: Scene, kind: str, quality: float, truth: float, weight: float = 1.0
+    ) -> None:
         for family, rows in self._rows.items():
             rows.append(vectors[family])
-        self._known.append((quality, scene.test, kind, scene.name, scene.sources[0], truth))
+        self._known.append((quality, weight, scene.test, kind, scene.name, scene.sources[0], truth))
 
     def __len__(self) -> int:
         return len(self._known)
 
     def labelled(self, facts: dict[str, str]) -> Labelled:
-        quality, test, kind, scene, source, truth = (np.array(column) for column in zip(*self._known, strict=True))
+        quality, weight, test, kind, scene, source, truth = (np.array(c) for c in zip(*self._known, strict=True))
         vectors = {family: np.stack(rows).astype(np.float32) for family, rows in self._rows.items()}
-        numbers = {"quality": quality, "weight": np.ones(len(quality)), "truth": truth}
+        numbers = {"quality": quality, "weight": weight, "truth": truth}
         return Labelled(
             vectors=vectors,
             facts=facts,

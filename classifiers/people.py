@@ -40,7 +40,9 @@ def labels_of(out: str, task: str, family: str, cache: FeatureCache) -> Labelled
     for shard, keys in sorted(_by_shard(table, set(good)).items()):
         vectors |= _vectors(run, shard, keys, task, family, cache)
     if not vectors:
-        raise MetadataError(f"nobody has judged a {task} of {out} yet: label some with `l2i review {out}`")
+        raise MetadataError(
+            f"nobody has judged the {task} of any sample of {out} yet: label some with `l2i review {out}`"
+        )
     names = np.array(sorted(vectors))
     quality = np.array([good[key] for key in names], np.float32)
     facts = {
