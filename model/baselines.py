@@ -157,6 +157,9 @@ def make_generator(source: str, steps: int = STEPS, guidance: float = GUIDANCE, 
 
 def load_pipeline(folder: str) -> Text2LayerPipeline:
     """Load a saved pipeline. Raises WeightsError where the folder holds none."""
+    from diffusers.utils import logging
+
+    logging.disable_progress_bar()  # of loading: seconds
     try:
         return Text2LayerPipeline.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, RuntimeError, AttributeError, TypeError) as error:

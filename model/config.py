@@ -44,8 +44,8 @@ class Data(Section):
 class Autoencoder(Section):
     kind: Literal["layers", "separate", "image"] = Field(
         "layers",
-        description="layers: CaT2I-AE · separate, image: the baselines' RGB autoencoder at source, not trained "
-        "(SD-AE-UNet, SD-LAION-L2I)",
+        description="layers: CaT2I-AE · separate, image: the baselines SD-AE-UNet and SD-LAION-L2I over the RGB "
+        "autoencoder at source; separate without a source is trained, and can be the source of image",
     )
     init: Literal["scratch", "rgb", "resume"] = Field(
         "scratch",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -9,25 +10,32 @@ import torch
 from diffusers import AutoencoderKL, ModelMixin
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
-from torch import Tensor
+from torch import Tensor, nn
 
 from l2i_builder.errors import WeightsError
-from model.autoencoder import CaT2IAutoencoder, Layers
+from model.autoencoder import CaT2IAutoencoder, Layers, Reconstruction
+from model.config import Autoencoder as AutoencoderConfig
 
 SD = ("CompVis/stable-diffusion-v1-4", "133a221b8aa7292a167afc5127cb63fb5005638b")
 
 
 class RgbAutoencoder(ModelMixin, ConfigMixin):
-    """Base: the interface of ``CaT2IAutoencoder`` over a frozen autoencoder of RGB images, Stable Diffusion's.
+    """Base: the interface of ``CaT2IAutoencoder`` over an autoencoder of RGB images, Stable Diffusion's.
 
     ``architecture``: configuration of the ``AutoencoderKL`` inside; ``from_rgb`` takes over its weights as well.
+    ``latents_mean``, ``latents_std``: for each latent channel; None = Stable Diffusion's one shift and scale.
     """
 
     layered = True  # whether what is decoded has layers
     images = 1  # RGB images in a latent
 
     @register_to_config
-    def __init__(self, architecture: dict[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        architecture: dict[str, Any] | None = None,
+        latents_mean: Sequence[float] | None = None,
+        latents_std: Sequence[float] | None = None,
+    ) -> None:
         super().__init__()
         known = {name: value for name, value in (architecture or {}).items() if not name.startswith("_")}
         self.rgb = AutoencoderKL(**known)
@@ -49,9 +57,18 @@ class RgbAutoencoder(ModelMixin, ConfigMixin):
         """Pixels a latent cell is wide."""
         return int(2 ** (len(self.rgb.config.block_out_channels) - 1))
 
-    def forward(self, x: Tensor, mode: Literal["encode", "decode"]) -> Any:
-        """As ``CaT2IAutoencoder.forward``: layers [N, 7, H, W] -> moments, or latents -> ``Layers``."""
-        return self._moments(x) if mode == "encode" else self._layers(x)
+    def forward(
+        self, x: Tensor, mode: Literal["reconstruct", "encode", "decode"] = "reconstruct", noise: Tensor | None = None
+    ) -> Any:
+        """As ``CaT2IAutoencoder.forward``: layers -> moments or ``Reconstruction``; latents -> ``Layers``."""
+        if mode == "decode":
+            return self._layers(x)
+        moments = self._moments(x)
+        if mode == "encode":
+            return moments
+        posterior = DiagonalGaussianDistribution(moments)
+        latents = posterior.mean if noise is None else posterior.mean + posterior.std * noise
+        return Reconstruction(self._layers(latents), moments)
 
     def encode(self, x: Tensor) -> DiagonalGaussianDistribution:
         """Return the posterior over raw latents of layers x [N, 7, H, W]; F, B in -1..1, m in 0..1."""
@@ -62,12 +79,33 @@ class RgbAutoencoder(ModelMixin, ConfigMixin):
         return self(latents, mode="decode")
 
     def normalise(self, latents: Tensor) -> Tensor:
-        """Return raw latents as the diffusion model sees them: Stable Diffusion's shift and scale."""
-        return (latents - (self.rgb.config.shift_factor or 0)) * self.rgb.config.scaling_factor
+        """Return raw latents as the diffusion model sees them."""
+        mean, std = self._statistics(latents)
+        return (latents - mean) / std
 
     def denormalise(self, latents: Tensor) -> Tensor:
         """Inverse of ``normalise``."""
-        return latents / self.rgb.config.scaling_factor + (self.rgb.config.shift_factor or 0)
+        mean, std = self._statistics(latents)
+        return latents * std + mean
+
+    def set_statistics(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        """Keep the mean and standard deviation of each latent channel in the configuration, which is saved."""
+        self.register_to_config(latents_mean=[float(value) for value in mean], latents_std=[float(v) for v in std])
+
+    def last_weights(self) -> dict[str, nn.Parameter]:
+        """Return the last convolution's weight by the layer it decodes: one for all."""
+        return dict.fromkeys(self.heads, self.rgb.decoder.conv_out.weight)
+
+    @property
+    def heads(self) -> tuple[str, ...]:
+        """Names of what is decoded."""
+        return ("foreground", "background", "mask") if self.layered else ("image",)
+
+    def _statistics(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        rgb, channels = self.rgb.config, self.latent_channels
+        mean = self.config.latents_mean or [rgb.shift_factor or 0.0] * channels
+        std = self.config.latents_std or [1 / rgb.scaling_factor] * channels
+        return like.new_tensor(mean).view(1, -1, 1, 1), like.new_tensor(std).view(1, -1, 1, 1)
 
     def _moments(self, x: Tensor) -> Tensor:
         """layers [N, 7, H, W] -> moments [N, 2 * latent_channels, h, w]: means, then log variances."""
@@ -80,7 +118,8 @@ class RgbAutoencoder(ModelMixin, ConfigMixin):
 class SeparateAutoencoder(RgbAutoencoder):
     """SD-AE-UNet (paper, section 5.1): F, B and m each through the RGB autoencoder, latents concatenated.
 
-    The mask goes in as a grey image, and comes out as the mean of its three channels.
+    The mask goes in as a grey image, and comes out as the mean of its three channels. Where no Stable Diffusion fits
+    (toy sizes), it can be trained as CaT2I-AE is: then the RGB autoencoder inside has seen F, B and m alone.
     """
 
     images = 3
@@ -128,12 +167,17 @@ def load_autoencoder(folder: str | Path) -> Autoencoder:
 
 
 def rgb_autoencoder(kind: str, source: str = SD[0], revision: str = "", subfolder: str = "vae") -> RgbAutoencoder:
-    """Return a baseline's autoencoder, "separate" or "image", over the RGB one at ``source`` (folder or hub id).
+    """Return a baseline's autoencoder, "separate" or "image", over the RGB one at ``source``, frozen.
 
+    source: folder or hub id of an ``AutoencoderKL``, or folder of a ``SeparateAutoencoder``, whose RGB one is taken.
     Raises WeightsError when it cannot be loaded.
     """
     if source == SD[0] and not revision:
         revision = SD[1]
+    if (Path(source).expanduser() / "config.json").is_file():  # the autoencoder itself, not a pipeline's folder
+        if CaT2IAutoencoder.load_config(source).get("_class_name") == SeparateAutoencoder.__name__:
+            return _taken_over(kind, SeparateAutoencoder.from_pretrained(source))
+        subfolder = ""
     try:
         rgb = AutoencoderKL.from_pretrained(
             source, subfolder=subfolder or None, revision=revision or None, use_safetensors=True
@@ -144,3 +188,30 @@ def rgb_autoencoder(kind: str, source: str = SD[0], revision: str = "", subfolde
             "path and autoencoder.subfolder"
         ) from error
     return _OVER_RGB[kind].from_rgb(rgb)
+
+
+def _taken_over(kind: str, separate: SeparateAutoencoder) -> RgbAutoencoder:
+    """Return an autoencoder over the RGB one of ``separate``; an image's latents are scaled as a background's."""
+    model = _OVER_RGB[kind].from_rgb(separate.rgb)
+    mean, std = separate.config.latents_mean, separate.config.latents_std
+    if mean and std:
+        each = separate.rgb.config.latent_channels
+        part = slice(None) if kind == "separate" else slice(each, 2 * each)
+        model.set_statistics(mean[part], std[part])
+    return model
+
+
+def scratch_autoencoder(config: AutoencoderConfig) -> SeparateAutoencoder:
+    """Return a ``SeparateAutoencoder`` to be trained, of ``autoencoder``'s channels, latents and groups."""
+    blocks = len(config.channels)
+    return SeparateAutoencoder(
+        {
+            "block_out_channels": tuple(config.channels),
+            "down_block_types": ("DownEncoderBlock2D",) * blocks,
+            "up_block_types": ("UpDecoderBlock2D",) * blocks,
+            "layers_per_block": config.layers_per_block,
+            "latent_channels": config.latent_channels,
+            "norm_num_groups": config.norm_groups,
+            "mid_block_add_attention": config.mid_attention,
+        }
+    )

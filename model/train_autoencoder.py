@@ -32,6 +32,7 @@ from model.losses import (
     reconstruction_losses,
 )
 from model.pixels import Batch
+from model.rgb_autoencoder import SeparateAutoencoder, scratch_autoencoder
 from model.sheets import planes_of, sheet
 from model.training import Trainer, make_accelerator
 
@@ -147,8 +148,9 @@ def train_autoencoder(config: ModelConfig, console: Console, perceptual: nn.Modu
     names. Raises ConfigError, OutputError, WeightsError, ``training.TrainingError``; KeyboardInterrupt when stopped.
     """
     training = config.train_autoencoder
-    if config.autoencoder.kind != "layers":
-        raise ConfigError(f"autoencoder.kind {config.autoencoder.kind} is not trained; run train-diffusion")
+    chosen = config.autoencoder
+    if chosen.kind == "image" or (chosen.kind == "separate" and chosen.source):
+        raise ConfigError(f"autoencoder.kind {chosen.kind} takes its source as it is; run train-diffusion")
     accelerator = make_accelerator(training)
     torch.manual_seed(config.seed)
     place = Place(accelerator.process_index, accelerator.num_processes, training.batch)
@@ -159,11 +161,15 @@ def train_autoencoder(config: ModelConfig, console: Console, perceptual: nn.Modu
     return Trainer(task, training, loader, accelerator, config.out, config.seed, console).run()
 
 
-def make_autoencoder(config: Autoencoder) -> CaT2IAutoencoder:
+def make_autoencoder(config: Autoencoder) -> CaT2IAutoencoder | SeparateAutoencoder:
     """Return the autoencoder to train: from scratch, inflated from an RGB one, or trained before.
+
+    Kind "separate" without a source is SD-AE-UNet's RGB autoencoder where Stable Diffusion's does not fit.
 
     Raises WeightsError where the source cannot be loaded, ConfigError where it does not fit.
     """
+    if config.kind == "separate":
+        return scratch_autoencoder(config)
     if config.init == "scratch":
         return CaT2IAutoencoder(
             block_out_channels=tuple(config.channels),
@@ -202,7 +208,7 @@ def make_autoencoder(config: Autoencoder) -> CaT2IAutoencoder:
 
 @torch.no_grad()
 def latent_statistics(
-    model: CaT2IAutoencoder, config: ModelConfig, device: torch.device
+    model: CaT2IAutoencoder | SeparateAutoencoder, config: ModelConfig, device: torch.device
 ) -> tuple[list[float], list[float]]:
     """Return mean and standard deviation of each channel of the latents, from the first training samples."""
     batch = config.train_autoencoder.batch

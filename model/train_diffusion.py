@@ -55,7 +55,7 @@ def trained_autoencoder(config: ModelConfig) -> tuple[Autoencoder, str]:
     Raises WeightsError where there is none.
     """
     chosen = config.autoencoder
-    if chosen.kind != "layers":
+    if chosen.kind == "image" or (chosen.kind == "separate" and chosen.source):
         source = chosen.source or "CompVis/stable-diffusion-v1-4"
         return rgb_autoencoder(chosen.kind, source, chosen.revision, chosen.subfolder), f"{chosen.kind} {source}"
     folder = Path(config.diffusion.autoencoder or storage.join(config.out, FOLDER)).expanduser()

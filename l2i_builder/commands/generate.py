@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from l2i_builder.commands import console, log
 from l2i_builder.errors import ConfigError
 
 if TYPE_CHECKING:
     import torch
-    from rich.progress import Progress, TaskID
 
     from model.evaluate import Judges
     from model.pipeline import Text2LayerPipeline
 
 MAX_SEED = 2**63 - 1
+EVERY = 60.0  # seconds between lines where there is no terminal
 
 ModelFolder = Annotated[str, typer.Option("--model", "-m", help="Folder that the diffusion trainer wrote.")]
 Steps = Annotated[int, typer.Option(min=1, help="Sampling steps.")]
@@ -56,9 +65,8 @@ def generate(
     pipeline, chosen = _pipeline(model, device)
     given = _given({"foreground": foreground, "background": background, "mask": mask}, pipeline)
     images = []
-    with _bar() as bar:
-        task = bar.add_task("generating", total=count * steps)
-        _draw_into(pipeline, lambda: bar.advance(task))
+    with _Bars() as bars:
+        _draw_into(pipeline, lambda: bars.tell("generating", 1, count * steps))
         for number in range(count):  # one by one: an image is the same whatever the count
             done = pipeline(
                 prompt,
@@ -127,15 +135,8 @@ def evaluate(
     )
     chosen = _device(device)
     judges = _judges(extractor, clip, segmenter, perceptual, chosen)
-    with _bar() as bar:
-        tasks: dict[str, TaskID] = {}
-
-        def tell(what: str, more: int, total: int) -> None:
-            if what not in tasks:
-                tasks[what] = bar.add_task(what, total=total or None)
-            bar.advance(tasks[what], more)
-
-        run(plan, judges, lambda source, plan: make_generator(source, plan.steps, plan.guidance, chosen), tell)
+    with _Bars() as bars:
+        run(plan, judges, lambda source, plan: make_generator(source, plan.steps, plan.guidance, chosen), bars.tell)
     console.print(f"{out}/results.html\n{out}/results.json", soft_wrap=True, markup=False)
 
 
@@ -216,17 +217,30 @@ def _draw_into(pipeline: Text2LayerPipeline, advance: Callable[[], None]) -> Non
     pipeline.progress_bar = steps
 
 
-@contextmanager
-def _bar() -> Iterator[Progress]:
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
+class _Bars:
+    """A bar for each thing that goes on, in a terminal; elsewhere a line when it begins, and one a minute."""
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=log) as bar:
-        yield bar
+    def __init__(self) -> None:
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+        self.bars = Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=log)
+        self.tasks: dict[str, TaskID] = {}
+        self.told = 0.0
+
+    def __enter__(self) -> _Bars:
+        if log.is_terminal:
+            self.bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bars.stop()
+
+    def tell(self, what: str, more: int, total: int) -> None:
+        """``more`` of ``total`` are done (0 = not known how many there are)."""
+        new = what not in self.tasks
+        if new:
+            self.tasks[what] = self.bars.add_task(what, total=total or None)
+        self.bars.advance(self.tasks[what], more)
+        if not log.is_terminal and (new or time.monotonic() - self.told > EVERY):
+            self.told = time.monotonic()
+            done = self.bars.tasks[self.tasks[what]].completed
+            log.print(f"{what}: {done:.0f}" + (f" of {total:,}" if total else ""), markup=False)

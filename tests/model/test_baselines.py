@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from layered_shards import write_discs
 from tiny_layers import CAPTIONS, SIDE, UNET, disc, tiny_pipeline
 
 from l2i_builder.errors import ConfigError, WeightsError
 from l2i_builder.layers import hole
 from model.baselines import GenerateThenSegment, PipelineGenerator, StableDiffusion, load_pipeline, make_generator
-from model.config import load_model_config
+from model.config import ModelConfig, load_model_config
 from model.denoiser import make_scheduler, make_unet
 from model.denoiser_config import Noise
 from model.export import LayeredImage
@@ -189,3 +191,34 @@ def test_no_sup_differs_from_the_paper_by_its_image_head_alone() -> None:
     assert paper["autoencoder"].pop("image_head")
     assert not ablated["autoencoder"].pop("image_head")
     assert ablated == paper
+
+
+@pytest.mark.slow
+def test_both_baselines_train_on_shards_at_toy_size(tmp_path: Path) -> None:
+    """The RGB autoencoder is trained through F, B and m, then serves SD-AE-UNet and, by its folder, SD-LAION-L2I."""
+    from rich.console import Console
+
+    from model.train_autoencoder import train_autoencoder
+    from model.train_diffusion import train_diffusion
+
+    quiet = Console(quiet=True)
+    shards = write_discs(tmp_path / "shards" / "00000.tar", 4, side=SIDE)
+    steps = {"steps": 2, "batch": 2, "warmup": 0, "validate_samples": 2, "trackers": [], "ema": 0}
+    small: dict[str, Any] = {
+        "data": {"shards": str(shards), "validation": str(shards), "size": SIDE, "workers": 0, "holdout": 0},
+        "losses": {"perceptual": "none", "adversarial": 0},
+        "train_autoencoder": steps,
+        "train_diffusion": steps,
+        "unet": UNET.model_dump(),
+        "text": {"encoder": "words", "length": 8, "width": 16, "layers": 1, "heads": 2},
+    }
+    rgb = {"kind": "separate", "channels": [8, 16], "layers_per_block": 1, "norm_groups": 4}
+    separate = ModelConfig.model_validate({**small, "out": f"{tmp_path}/separate", "autoencoder": rgb})
+    folder = train_autoencoder(separate, quiet)
+    layered = PipelineGenerator(load_pipeline(train_diffusion(separate, quiet)), steps=2)
+    assert layered.layered
+    assert layered(["a red disc"], [0])[0].mask is not None
+    image = {"kind": "image", "source": folder}
+    plain = ModelConfig.model_validate({**small, "out": f"{tmp_path}/image", "autoencoder": image})
+    pictures = PipelineGenerator(load_pipeline(train_diffusion(plain, quiet)), steps=2)
+    assert not pictures(["a red disc"], [0])[0].objects

@@ -11,12 +11,14 @@ from tiny_layers import tiny_autoencoder
 
 from l2i_builder.errors import WeightsError
 from model.autoencoder import CaT2IAutoencoder
+from model.config import Autoencoder
 from model.rgb_autoencoder import (
     ImageAutoencoder,
     RgbAutoencoder,
     SeparateAutoencoder,
     load_autoencoder,
     rgb_autoencoder,
+    scratch_autoencoder,
 )
 
 
@@ -108,6 +110,39 @@ def test_it_is_made_from_a_stable_diffusion_folder(rgb: AutoencoderKL, tmp_path:
     made = rgb_autoencoder("separate", str(tmp_path))
     assert isinstance(made, SeparateAutoencoder)
     assert all(torch.equal(a, b) for a, b in zip(made.rgb.parameters(), rgb.parameters(), strict=True))
+
+
+def test_the_autoencoders_own_folder_will_do(rgb: AutoencoderKL, tmp_path: Path) -> None:
+    rgb.save_pretrained(tmp_path)
+    made = rgb_autoencoder("image", str(tmp_path))
+    assert torch.equal(made.rgb.encoder.conv_in.weight, rgb.encoder.conv_in.weight)
+
+
+def test_separate_can_be_trained_where_no_source_fits(layers: torch.Tensor) -> None:
+    config = Autoencoder(channels=[8, 16], layers_per_block=1, norm_groups=4, latent_channels=4)
+    model = scratch_autoencoder(config)
+    made = model(layers, "reconstruct", torch.zeros(2, 12, 8, 8))
+    made.layers.stacked().square().sum().backward()
+    assert all(weight.grad is not None for weight in model.last_weights().values())
+    assert set(model.last_weights()) == {"foreground", "background", "mask"}
+    assert torch.equal(made.moments, model(layers, "encode"))
+
+
+def test_the_rgb_autoencoder_of_a_trained_one_serves_both_baselines(
+    rgb: AutoencoderKL, layers: torch.Tensor, tmp_path: Path
+) -> None:
+    trained = SeparateAutoencoder.from_rgb(rgb)
+    trained.set_statistics([float(i) for i in range(12)], [2.0] * 12)
+    trained.save_pretrained(tmp_path)
+    again = rgb_autoencoder("separate", str(tmp_path))
+    image = rgb_autoencoder("image", str(tmp_path))
+    assert isinstance(image, ImageAutoencoder)
+    raw = torch.randn(1, 12, 4, 4)
+    assert torch.equal(again.normalise(raw), trained.normalise(raw))
+    assert torch.allclose(image.normalise(raw[:, 4:8]), trained.normalise(raw)[:, 4:8])
+    assert torch.allclose(trained.denormalise(trained.normalise(raw)), raw, atol=1e-5)
+    with torch.no_grad():
+        assert torch.equal(again.encode(layers).mode(), trained.encode(layers).mode())
 
 
 def test_a_folder_without_one_is_refused(tmp_path: Path) -> None:
