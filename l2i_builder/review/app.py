@@ -31,6 +31,7 @@ from l2i_builder.review.board import Board
 from l2i_builder.review.guard import Guard, cookie_name, same, session
 from l2i_builder.review.queues import REASON, SECOND, Queues
 from l2i_builder.review.samples import Sample, Samples
+from l2i_builder.review.tars import GoneError
 from l2i_builder.sample import Reason
 
 AHEAD = 12  # samples handed out at a time, at most
@@ -170,8 +171,11 @@ class Review:
             return self.samples.read(sample, layer)
         except KeyError:
             raise Refused(404, "This sample has no such layer.") from None
-        except L2IError as problem:
-            raise Refused(404, str(problem)) from problem
+        except GoneError as problem:
+            self.samples.forget(key)
+            raise Refused(
+                410, "This sample is not stored any more; it was taken down, or its shard made anew."
+            ) from problem
 
     def labels(self) -> bytes:
         sink = io.BytesIO()

@@ -109,13 +109,19 @@ class Samples:
 
     def read(self, sample: Sample, layer: str) -> tuple[bytes, str]:
         """Return a layer ("image", "mask", "background", or "strip" of one that has a preview only) and its media
-        type. Raises KeyError on a layer that the sample has not, OutputError where it cannot be read."""
+        type. Raises KeyError on a layer that the sample has not, GoneError where it is not stored any more,
+        OutputError where it cannot be read."""
         suffix = LAYERS[layer]
         if sample.full == (layer == "strip"):
             raise KeyError(layer)
         url = storage.join(self.out, sample.folder, f"{shard_name(sample.shard)}.tar")
         digest = self.opened.get(sample.shard, {}).get(sample.folder, "")
         return self.tars.read(url, sample.key, suffix, digest), TYPES[suffix]
+
+    def forget(self, key: str) -> None:
+        """Take a sample out whose pictures are gone."""
+        if self.by_key.pop(key, None):
+            self.version += 1
 
     def _read(self, number: int, there: dict[str, set[str]]) -> _Shard | str:
         """Return a shard's samples, or what is wrong with it."""

@@ -23,6 +23,10 @@ HEADER = 512  # bytes of a member's header, right before its content
 TARS = 256  # whose places are remembered; a tar of a thousand samples takes about a megabyte
 
 
+class GoneError(OutputError):
+    """A tar does not hold a member any more: its sample was taken down, or its shard written anew."""
+
+
 def scan(url: str) -> Places:
     """Walk a tar's headers and return where the members of each sample are; contents are skipped.
 
@@ -87,8 +91,8 @@ class Tars:
     def read(self, url: str, key: str, suffix: str, digest: str = "") -> bytes:
         """Return a member's content: one ranged read, with the header before it, which has to name the member.
 
-        Where it names another, the tar was written anew since: it is walked again, once. Raises OutputError where
-        the member is not there.
+        Where it names another, the tar was written anew since: it is walked again, once. Raises GoneError where
+        the member is not there any more, OutputError where the tar cannot be read.
         """
         for anew in (False, True):
             place = self.places(url, digest, anew).get(key, {}).get(suffix)
@@ -100,7 +104,7 @@ class Tars:
                 data: bytes = fs.cat_file(path, start=offset - HEADER, end=offset + size)
             if _names(data[:HEADER], f"{key}.{suffix}", size) and len(data) == HEADER + size:
                 return data[HEADER:]
-        raise OutputError(f"{url} holds no {key}.{suffix} any more. Go on with another sample.")
+        raise GoneError(f"{url} holds no {key}.{suffix} any more. Go on with another sample.")
 
     def _file(self, url: str, digest: str) -> Path | None:
         if self.folder is None or not digest.isalnum() or storage.is_local(url) or url.startswith("memory://"):

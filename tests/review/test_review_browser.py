@@ -13,6 +13,7 @@ from review_run import write_run
 from review_server import serving
 
 from l2i_builder.labels import current, read_labels
+from l2i_builder.output.shards import read_members, write_tar
 
 CHROMIUM = os.environ.get("CHROMIUM", "/usr/bin/chromium")
 ARGUMENTS = (
@@ -377,13 +378,15 @@ def test_an_empty_queue_says_what_to_do_next(chromium, tmp_path):
         desk.close()
 
 
-def test_a_sample_that_is_gone_can_be_skipped(chromium, run, tmp_path):
-    out = shutil.copytree(run, tmp_path / "out")
-    with serving(str(out), tmp_path) as served:
-        for path in (out / "audit").iterdir():
-            path.unlink()
-        for path in (out / "shards").iterdir():
-            path.unlink()
+@pytest.fixture
+def copied(run, tmp_path) -> Path:
+    return Path(shutil.copytree(run, tmp_path / "out"))
+
+
+def test_a_sample_that_cannot_be_read_can_be_skipped(chromium, copied, tmp_path):
+    with serving(str(copied), tmp_path) as served:
+        for folder in ("audit", "shards"):
+            shutil.rmtree(copied / folder)
         desk = Desk(chromium, served, name="")
         desk.page.wait_for_selector("#name[open]")
         desk.page.fill("#reviewer", "Ada")
@@ -393,8 +396,23 @@ def test_a_sample_that_is_gone_can_be_skipped(chromium, run, tmp_path):
         failed = desk.page.get_attribute("html", "data-failed")
         desk.press("s")
         desk.page.wait_for_selector(f"html:not([data-failed='{failed}'])", state="attached")
-        assert desk.outside() == []
-        desk.context.close()
+        assert served.store.table()["skipped"].to_pylist() == [True]
+        desk.complaints.clear()  # the browser reports each failed request
+        desk.close()
+
+
+def test_a_sample_that_was_taken_down_makes_room_for_the_next(chromium, copied, tmp_path):
+    with serving(str(copied), tmp_path) as served:
+        first = served.json("POST", "/api/next", {"reviewer": "Ada", "queue": "audit"})["items"][0]["key"]
+        sample = served.samples.by_key[first]
+        url = str(copied / sample.folder / f"{sample.shard:05d}.tar")
+        left = [(key, members) for key, members in read_members(url) if key != first]
+        write_tar(left, url)
+        desk = Desk(chromium, served)
+        assert desk.shown not in ("", first)
+        assert first not in served.samples.by_key
+        desk.complaints.clear()  # the browser reports the missing picture
+        desk.close()
 
 
 def test_the_next_image_is_measured(desk):

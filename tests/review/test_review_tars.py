@@ -9,7 +9,7 @@ from l2i_builder import storage
 from l2i_builder.errors import OutputError
 from l2i_builder.output.shards import write_tar
 from l2i_builder.review import tars
-from l2i_builder.review.tars import Tars, scan
+from l2i_builder.review.tars import GoneError, Tars, scan
 
 SAMPLES = [(f"k{n}", {"jpg": bytes([n]) * (700 * n + 1), "mask.png": b"mask" * n, "txt": b""}) for n in range(5)]
 
@@ -77,7 +77,7 @@ def test_a_sample_that_was_taken_down_is_refused(url):
     reader = Tars()
     reader.read(tar_of(url), "k1", "jpg")
     tar_of(url, [sample for sample in SAMPLES if sample[0] != "k1"])
-    with pytest.raises(OutputError, match="any more"):
+    with pytest.raises(GoneError, match="any more"):
         reader.read(url, "k1", "jpg")
 
 

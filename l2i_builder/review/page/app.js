@@ -41,8 +41,18 @@ function draw(since) {
   if (made) return since && measured(since);
   load(item).then(
     () => shown() === item && draw(since),
-    (error) => shown() === item && (toast(`${error.message} Skip it (s).`), (document.documentElement.dataset.failed = item.key)),
+    (error) => shown() === item && failed(item, error),
   );
+}
+
+// A sample that is not stored any more makes room for the next; one that cannot be read now can be skipped.
+function failed(item, error) {
+  document.documentElement.dataset.failed = item.key;
+  if (![404, 410].includes(error.status)) return toast(`${error.message} Skip it (s), or wait.`);
+  toast(error.message);
+  items.shift();
+  draw();
+  if (items.length < LOW) ask();
 }
 
 // Time from the key to the frame after the one in which the picture is drawn.

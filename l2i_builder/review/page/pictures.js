@@ -8,7 +8,10 @@ const loaded = new Map(); // key -> layers
 
 async function bitmap(key, layer) {
   const answer = await fetch(`/image/${encodeURIComponent(key)}/${layer}`);
-  if (!answer.ok) throw new Error((await answer.json().catch(() => ({}))).error || `The server answered ${answer.status}.`);
+  if (!answer.ok) {
+    const told = await answer.json().catch(() => ({}));
+    throw Object.assign(new Error(told.error || `The server answered ${answer.status}.`), { status: answer.status });
+  }
   return createImageBitmap(await answer.blob());
 }
 
