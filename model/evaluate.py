@@ -8,7 +8,7 @@ composite, and with masks that people drew on it. Beyond it: what the autoencode
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -120,7 +120,7 @@ def evaluate(
         )
         rows.append(_judge(name, source, generator, made, captions, real, plan, judges, progress))
     tables = _tables(plan, judges, rows)
-    facts = _facts(plan, judges, len(captions))
+    facts = _facts(plan, judges, len(captions), {name: len(found) for name, found in real.items()})
     storage.write_bytes(storage.join(plan.out, "results.json"), to_json(tables, facts))
     storage.write_bytes(storage.join(plan.out, "results.html"), to_html(tables, facts))
     return tables
@@ -314,11 +314,14 @@ _NOTES_FILTERING = ["The same model and size of data set, filtered against unfil
 _NOTES_BACK = ["The first reference's samples, encoded to the posterior's mean and decoded."]
 
 
-def _facts(plan: Plan, judges: Judges, captions: int) -> dict[str, Any]:
-    """Everything a reader needs to measure again."""
+def _facts(plan: Plan, judges: Judges, captions: int, images: Mapping[str, int]) -> dict[str, Any]:
+    """Everything a reader needs to measure again. ``images``: of each reference, where they were looked at."""
     facts: dict[str, Any] = {
         "models": dict(plan.models),
-        "references": [asdict(reference) for reference in plan.references],
+        "references": [
+            {"name": each.name, "location": each.location, "images": images.get(each.name, captions)}
+            for each in plan.references
+        ],
         "captions": captions,
         "sampling": f"{plan.steps} steps, guidance {plan.guidance:g}, seed {plan.seed}",
     }

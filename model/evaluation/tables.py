@@ -96,7 +96,20 @@ def to_html(tables: Sequence[Table], facts: dict[str, Any]) -> bytes:
 
     source = (Path(__file__).parent / "tables.html.j2").read_text("utf-8")
     template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(source)
-    return template.render(tables=tables, facts=facts, show=_show, best=_best).encode()
+    return template.render(tables=tables, facts=_lines(facts), show=_show, best=_best).encode()
+
+
+def _lines(facts: dict[str, Any]) -> dict[str, list[str]]:
+    """Return each fact as lines for people: an entry of a list or dictionary is a line."""
+    lines = {}
+    for name, value in facts.items():
+        if isinstance(value, dict):
+            lines[name] = [f"{key}: {each}" for key, each in value.items()]
+        elif isinstance(value, list):
+            lines[name] = [", ".join(f"{key} {each}" for key, each in entry.items()) for entry in value]
+        else:
+            lines[name] = [str(value)]
+    return lines
 
 
 def _show(cell: Cell, digits: int) -> str:

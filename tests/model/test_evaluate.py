@@ -164,7 +164,7 @@ def test_the_facts_name_who_judged(results: tuple[Path, dict, str]) -> None:
     assert facts["agreement"] == "raw cosine, colour words"
     assert facts["segmenter"] == "bright, " + "b" * 64
     assert facts["captions"] == N
-    assert facts["references"][0]["samples"] == N
+    assert facts["references"][1]["images"] == N
 
 
 def test_images_are_kept_and_used_again(

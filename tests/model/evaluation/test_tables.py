@@ -40,13 +40,14 @@ def test_json_holds_every_number_and_why_one_is_missing() -> None:
 
 
 def test_the_page_shows_numbers_intervals_counts_and_the_best() -> None:
-    page = to_html([TABLE], {"features": "x, SHA-256 abc"}).decode()
+    page = to_html([TABLE], {"features": "x, SHA-256 abc", "models": {"a": "b"}, "seen": [{"name": "c"}]}).decode()
     assert "<b>12.35</b>" in page or "<b>12.34</b>" in page
     assert "11.00 to 13.50, n = 2,000" in page
     assert "undefined" in page
     assert "its own judge" in page
     assert "<td>–</td>" in page
-    assert "x, SHA-256 abc" in page
+    for line in ("x, SHA-256 abc", "a: b", "name c"):
+        assert f"<dd>{line}</dd>" in page
     assert "IoU ↑" in page
     assert "FD (x), LA ↓" in page
     assert "<b>0.900</b>" not in page  # alone in its column: nothing to be better than
