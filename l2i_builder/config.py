@@ -141,6 +141,26 @@ class Previews(Section):
     kept_per_shard: Count = Field(100, description="kept samples with a preview, at most; 0 = none")
 
 
+class Nsfw(Section):
+    enabled: bool = Field(False, description="score every image with an NSFW model, and refuse from the threshold on")
+    threshold: Fraction = Field(0.8, description="refuse at or above (its authors: above 0.8 unsafe, below 0.2 safe)")
+    weights: str = Field("", description="name in `l2i weights list` or a local path; empty = open_nsfw")
+    sha256: str = Field("", description="digest of weights given by path")
+    batch: Positive = how(8, "images a call")
+
+
+class Safety(Section):
+    """What must not come in. Lists are text files with a hash a line, or parquet; local or URLs. Not where they lie
+    but what they hold is part of the identity: their digests are in run.json."""
+
+    sha256_lists: list[str] = how([], "blocklists of files, by SHA-256")
+    md5_lists: list[str] = how([], "blocklists of files, by MD5")
+    pdq_lists: list[str] = how([], "blocklists of pictures, by PDQ, a perceptual hash of 256 bits")
+    pdq_radius: int = Field(31, ge=0, le=128, description="bits in which a picture may differ from a listed one")
+    takedown_logs: list[str] = how([], "takedowns.jsonl of other runs; this output folder's own always counts")
+    nsfw: Nsfw = Nsfw()
+
+
 class Group(Section):
     """One pool of actors: the stages it runs, one after another in the same process, and what an actor takes."""
 
@@ -185,6 +205,7 @@ class Config(Section):
     judge: Judges = Judges()
     shards: Shards = Shards()
     previews: Previews = Previews()
+    safety: Safety = Safety()
     cluster: Cluster = how(Cluster(), "how the run is spread over machines")
 
     @model_validator(mode="after")

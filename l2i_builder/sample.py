@@ -162,6 +162,7 @@ class Row:
     original_width: int = UNKNOWN  # pixels after EXIF rotation
     original_height: int = UNKNOWN
     image_notes: str = ""  # what decoding mended, e.g. "exif-rotated,icc-to-srgb"
+    nsfw_score: float = UNKNOWN  # P(pornographic) by the optional NSFW filter, 0..1
     # mask, hole and judges
     mask_area: float = UNKNOWN  # share of pixels with m > 0.5
     hole_area: float = UNKNOWN  # share of pixels inside the dilated mask

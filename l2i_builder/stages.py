@@ -28,7 +28,12 @@ class Stage(Protocol):
 
 def make_stages(names: Sequence[str], config: Config, device: str = "cpu", threads: int = 1) -> list[Stage]:
     """Load the named stages with their weights. device: "cpu" or "cuda"; threads: per model."""
-    return [STAGES[name](config, device, threads) for name in names]
+    stages = [STAGES[name](config, device, threads) for name in names]
+    if config.safety.nsfw.enabled and SegmentStage.name in names:  # goes before it, in the same actor
+        from l2i_builder.safety.nsfw import NsfwStage
+
+        stages.insert(list(names).index(SegmentStage.name), NsfwStage(config, device, threads))
+    return stages
 
 
 def run_stages(stages: Sequence[Stage], batch: Batch) -> Batch:

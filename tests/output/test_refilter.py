@@ -11,7 +11,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 from damage import findings
-from finished_toy import THRESHOLDS, judged_run, tiny_heads, toy_run
+from finished_toy import LOOSE, THRESHOLDS, judged_run, tiny_heads, toy_run
 from toy import Silent, ToySource, contents, toy_config, toy_parts
 from typer.testing import CliRunner
 
@@ -32,7 +32,6 @@ from l2i_builder.run import retry
 from l2i_builder.run.cluster import Parts
 from l2i_builder.run.inline import run_inline
 
-LOOSE = ("judge.mask.threshold=0.05", "judge.inpainting.threshold=0.1")
 STRICT = ("judge.mask.threshold=0.6",)
 
 
