@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from l2i_builder import __version__
-from l2i_builder.commands import build, console, filters, inspect, log, refilter, review, weights
+from l2i_builder.commands import build, console, filters, generate, inspect, log, refilter, review, train, weights
 from l2i_builder.errors import L2IError
 
 EXIT_CODES = """
@@ -34,6 +34,11 @@ app.command()(review.review)
 app.add_typer(review.app, name="labels", no_args_is_help=True)
 app.command()(filters.calibrate)
 app.command()(filters.train_filters)
+app.command()(generate.generate)
+app.command()(generate.evaluate)
+app.command()(train.train_autoencoder)
+app.command()(train.train_diffusion)
+app.command()(train.cache_latents)
 app.add_typer(weights.app, name="weights", no_args_is_help=True)
 
 
