@@ -14,8 +14,7 @@ from classifiers.train import Recipe
 from classifiers.variants import Variant, held_out_table, true_mask_table, write_between
 from l2i_builder.errors import MetadataError
 
-QUICK = Recipe(hidden=8, members=1, epochs=20, rate=1e-2, decay=1e-2, dropout=0.0)
-NEURON = Recipe(hidden=0, members=1, epochs=20, rate=1e-2, decay=1e-2, dropout=0.0)
+QUICK = Recipe(hidden=0, members=1, epochs=120, rate=5e-2, decay=1e-3, dropout=0.0)
 FACTS = {"backbone": "toy", "backbone sha256": "0" * 64}
 
 
