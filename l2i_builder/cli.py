@@ -9,7 +9,19 @@ from typing import Annotated
 import typer
 
 from l2i_builder import __version__
-from l2i_builder.commands import build, console, filters, generate, inspect, log, refilter, review, train, weights
+from l2i_builder.commands import (
+    build,
+    console,
+    filters,
+    generate,
+    inspect,
+    log,
+    refilter,
+    review,
+    takedown,
+    train,
+    weights,
+)
 from l2i_builder.errors import L2IError
 
 EXIT_CODES = """
