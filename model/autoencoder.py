@@ -132,7 +132,7 @@ class CaT2IAutoencoder(ModelMixin, ConfigMixin):
             LAYER_CHANNELS * area, latent_channels, down_block_types=("DownEncoderBlock2D",) * blocks, **shared
         )
         self.decoder = Decoder(latent_channels, 3, up_block_types=("UpDecoderBlock2D",) * blocks, **shared)
-        self.decoder.conv_out = nn.Identity()  # type: ignore[assignment]  # the heads take its place
+        self.decoder.conv_out = nn.Identity()  # the heads take its place
         self.quant_conv = nn.Conv2d(2 * latent_channels, 2 * latent_channels, 1) if use_quant_conv else None
         self.post_quant_conv = nn.Conv2d(latent_channels, latent_channels, 1) if use_quant_conv else None
         names = ["foreground", "background", "mask"] + (["image"] if image_head else [])
