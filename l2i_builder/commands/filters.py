@@ -105,11 +105,8 @@ def _print(report: Report, out: str) -> None:
             console.print(found.advice, style="yellow", soft_wrap=True, markup=False)
     chosen = " ".join(_setting(found) for found in report.judges if not math.isnan(found.threshold[0]))
     if chosen:
-        console.print(
-            f"Apply them to this run: l2i refilter {out} --to {out.rstrip('/')}-calibrated {chosen}",
-            soft_wrap=True,
-            markup=False,
-        )
+        new = f"{out.rstrip('/')}-calibrated"
+        console.print(f"Apply them: l2i refilter {out} --to {new} {chosen}", soft_wrap=True, markup=False)
 
 
 def _setting(found: Calibration) -> str:

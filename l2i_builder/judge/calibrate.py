@@ -158,9 +158,7 @@ def propose(
     labelled = judged & ~np.isnan(good) & (audited.weight > 0)
     s, q, w = score[labelled], good[labelled], audited.weight[labelled]
     good_ones = int((q >= 0.5).sum())
-    basis = Calibration(task, audited.heads[task], len(q), good_ones, len(q) - good_ones, current)
-    if not basis.good or not basis.bad:
-        return replace(basis, advice=_too_few(basis, audited, wanted, math.nan))
+    found = Calibration(task, audited.heads[task], len(q), good_ones, len(q) - good_ones, current)
 
     def at(threshold: float) -> tuple[Interval, Interval, Interval]:
         with np.errstate(invalid="ignore"):
@@ -168,15 +166,18 @@ def propose(
         recall = _interval(lambda i: _ratio((w * q * (s >= threshold))[i], (w * q)[i]), len(q), seed)
         return _share(good, audited.weight, kept, seed), recall, _plain_share(kept[shown], seed)
 
+    if current is not None:
+        then, _, held = at(current)
+        found = replace(found, current_precision=then, current_yield=held)
+    if not found.good or not found.bad:
+        return replace(found, advice=_too_few(found, audited, wanted, math.nan))
+
     def choose(i: np.ndarray) -> float:  # rounded down: the threshold as people write it keeps what it was chosen to
         return math.floor(threshold_for(s[i], q[i], wanted, w[i]) * 1e4) / 1e4
 
     chosen = _interval(choose, len(q), seed)
     precision, recall, kept = at(chosen[0])
-    found = replace(basis, threshold=chosen, precision=precision, recall=recall, kept=kept)
-    if current is not None:
-        then, _, held = at(current)
-        found = replace(found, current_precision=then, current_yield=held)
+    found = replace(found, threshold=chosen, precision=precision, recall=recall, kept=kept)
     return replace(found, advice=_too_few(found, audited, wanted, _kish(w)))
 
 

@@ -156,6 +156,7 @@ def test_without_labels_it_says_how_many_are_needed(run: str, tmp_path: Path) ->
     assert all(found.labels == 0 for found in report.judges)
     assert "more make its precision known" in report.judges[0].advice
     assert report.to_json()["judges"][0]["threshold"] == [None, None, None]
+    assert report.judges[0].current_yield[0] == pytest.approx(1 - MASK_THRESHOLD, abs=0.1)  # known without labels
 
 
 def test_a_run_without_an_audit_slice_is_an_error(tmp_path: Path) -> None:
