@@ -115,6 +115,24 @@ def test_a_clip_saved_here_needs_its_source_no_more(clip_folder: Path, tmp_path:
     assert torch.equal(make_text_encoder(str(tmp_path)).encode(CAPTIONS), encoder.encode(CAPTIONS))
 
 
+def test_the_text_half_of_a_whole_clip_is_taken(clip_folder: Path, tmp_path: Path) -> None:
+    """As OpenAI's ViT-L/14 is published: image and text model in one folder."""
+    from transformers import AutoTokenizer, CLIPConfig, CLIPModel, CLIPTextConfig
+
+    vision = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    text = CLIPTextConfig.from_pretrained(clip_folder).to_dict()
+    torch.manual_seed(1)
+    whole = CLIPModel(CLIPConfig(text_config=text, vision_config={**vision, "image_size": 16, "patch_size": 8})).eval()
+    whole.save_pretrained(tmp_path)
+    tokenizer = AutoTokenizer.from_pretrained(clip_folder)
+    tokenizer.save_pretrained(tmp_path)
+    tokens = tokenizer(CAPTIONS, padding="max_length", truncation=True, max_length=8, return_tensors="pt")
+    encoder = make_text_encoder(str(tmp_path), config=Text(length=8))
+    with torch.no_grad():
+        expected = whole.text_model(input_ids=tokens["input_ids"]).last_hidden_state
+    assert torch.allclose(encoder.encode(CAPTIONS), expected, atol=1e-6)
+
+
 def test_captions_longer_than_the_model_are_cut(clip_folder: Path) -> None:
     encoder = make_text_encoder(str(clip_folder), config=Text(length=77))
     assert encoder.encode(["dog " * 100]).shape == (1, 8, 16)  # it has eight positions
