@@ -184,8 +184,8 @@ def _explained(path: Path) -> Iterator[None]:
         yield
     except (sqlite3.Error, OSError) as problem:
         raise OutputError(
-            f"the labels {path} cannot be used: {problem}. Check the path, its permissions and the free space; "
-            "a damaged file can be replaced by one made with `l2i labels import`."
+            f"the labels {path} cannot be used: {problem}. Check the path, its permissions and the free space, or give "
+            "another file with --labels; a damaged one can be replaced with `l2i labels import`."
         ) from problem
 
 

@@ -4,6 +4,8 @@ import io
 
 import pyarrow.parquet as pq
 import pytest
+from review_run import write_run
+from review_server import serving
 
 from l2i_builder.judgements import from_table
 from l2i_builder.labels import read_labels
@@ -124,6 +126,16 @@ def test_pictures_are_those_of_the_tar(served):
         layer = "background" if sample.full else "strip"
         _, body = served.ask("GET", f"/image/{sample.key}/{layer}")
         assert body == served.samples.read(sample, layer)[0]
+
+
+def test_a_run_in_an_object_store_is_judged_like_any_other(tmp_path):
+    write_run("memory://review-app/out", shards=1)
+    with serving("memory://review-app/out", tmp_path) as served:
+        first = items(served)[0]
+        answer, picture = served.ask("GET", f"/image/{first['key']}/background")
+        assert (answer.status, picture[:2]) == (200, b"\xff\xd8")
+        judge(served, 1, first["key"])
+        assert len(served.store.table()) == 1
 
 
 def test_all_judgements_can_be_downloaded(served):

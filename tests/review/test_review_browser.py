@@ -185,6 +185,24 @@ def test_ten_samples_by_keyboard_then_reload_undo_and_export(desk, served, tmp_p
     assert len(table) == 13
 
 
+@pytest.mark.parametrize(
+    ("key", "code", "shift", "mask"),
+    [
+        ("G", "KeyG", False, "good"),
+        ("п", "KeyG", False, "good"),
+        ("ь", "KeyM", False, "bad"),
+        ("M", "KeyM", True, "good"),
+    ],
+)
+def test_keys_work_under_caps_lock_and_on_keyboards_of_other_scripts(desk, key, code, shift, mask):
+    event = (
+        f"new KeyboardEvent('keydown', {{key: '{key}', code: '{code}', shiftKey: {str(shift).lower()}, bubbles: true}})"
+    )
+    desk.page.evaluate(f"document.body.dispatchEvent({event})")
+    desk.press("Enter")
+    assert [row[1] for row in desk.said(1)] == [mask]
+
+
 def test_two_reviewers_share_the_work_and_second_opinions_give_agreement(chromium, served):
     ada, bob = Desk(chromium, served), Desk(chromium, served, "Bob <b>")
     first = [ada.judge(key) for key in ("g", "g", "g")] + [ada.judge("m", "m")]

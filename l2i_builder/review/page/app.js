@@ -234,14 +234,21 @@ function press(key, since) {
   if (key === "s" && shown()) return withSample.s(since); // one that cannot be loaded can be skipped
 }
 
+// Letters by what is printed on the key, also under caps lock and on keyboards of other scripts.
+function keyOf({ key, code, shiftKey }) {
+  const letter = /^[a-z]$/i.test(key) ? key : /^[^\x00-\x7f]$/.test(key) && code.startsWith("Key") ? code.at(-1) : "";
+  return letter ? (shiftKey ? letter.toUpperCase() : letter.toLowerCase()) : key;
+}
+
 addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog[open]")) return;
   if (event.repeat && !event.key.startsWith("Arrow")) return;
   const field = event.target.closest?.("select, input, button");
   if (field?.matches("select") || (field?.matches("button") && ["Enter", " "].includes(event.key))) return;
   if (field?.matches("input") && event.key.startsWith("Arrow")) return;
-  if (always[event.key] || withSample[event.key]) event.preventDefault();
-  press(event.key, event.timeStamp);
+  const key = keyOf(event);
+  if (always[key] || withSample[key]) event.preventDefault();
+  press(key, event.timeStamp);
 });
 document.addEventListener("click", (event) => {
   const button = event.target.closest("button");
