@@ -303,10 +303,9 @@ def make_accelerator(config: Training) -> Any:
     from accelerate import Accelerator
     from accelerate.utils import DistributedType
 
-    try:
-        accelerator = Accelerator(mixed_precision=config.precision)
-    except ValueError as error:  # e.g. fp16 on a CPU
-        raise ConfigError(f"precision {config.precision!r} does not work here: {error}") from error
+    accelerator = Accelerator(mixed_precision=config.precision)
+    if config.precision == "fp16" and accelerator.device.type == "cpu":
+        raise ConfigError("precision fp16 needs a GPU; on the CPU use bf16 or no")
     known = (DistributedType.NO, DistributedType.MULTI_GPU, DistributedType.MULTI_CPU)
     if accelerator.distributed_type not in known:
         raise ConfigError(
