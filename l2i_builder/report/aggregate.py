@@ -8,12 +8,11 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from l2i_builder.report.bins import OUTCOMES, Histogram, Joint, distributions, score_edges
 from l2i_builder.report.domains import Domains
 from l2i_builder.report.drift import ShardCounts
-from l2i_builder.report.scan import Block
+from l2i_builder.report.scan import Block, flag
 from l2i_builder.sample import UNKNOWN, Reason, Verdict
 
 # Columns that are counted; the galleries read more, of few shards.
@@ -25,6 +24,7 @@ COLUMNS = (
 JUDGES = ("mask", "inpainting")
 
 _JUDGED = {"": 0, Reason.MASK_REJECTED.value: 1, Reason.INPAINTING_REJECTED.value: 2}  # positions in OUTCOMES
+_COMPARED = {Verdict.KEPT.value: 0, Verdict.REJECTED.value: 1}  # groups of the distributions
 _MEASURED = ("aesthetic", "mask_area", "mask_components")
 
 
@@ -57,19 +57,19 @@ class Aggregate:
     def add(self, block: Block, stats: Sequence[Mapping[str, Any]]) -> None:
         """Count some shards. block: with ``COLUMNS``; stats: of each shard, {} where there are none."""
         ledger = block.ledger
-        kept = pc.equal(ledger["reason"], "")
-        failed = pc.equal(ledger["verdict"], Verdict.FAILED.value)
+        reasons, verdicts = block.codes("reason"), block.codes("verdict")
+        kept, failed = flag(*reasons, [""]), flag(*verdicts, [Verdict.FAILED.value])
         self.rows += len(ledger)
-        self._reasons(ledger)
+        self._reasons(block)
         mask, inpainting = numbers(ledger, "mask_score"), numbers(ledger, "inpainting_score")
-        self._judged(ledger, mask, inpainting)
-        self._distributions(ledger)
+        self._judged(ledger, mask, inpainting, _renumbered(*reasons, _JUDGED))
+        self._distributions(ledger, _renumbered(*verdicts, _COMPARED))
         self.domains.add(ledger["url"], failed, kept)
         sizes = numbers(ledger, "bytes")
         self.fetched_bytes += int(sizes[sizes > 0].sum())
         self.fetched_rows += int((sizes > 0).sum())
         attempts = [_attempts(one) for one in stats]
-        self.shards.add(block, flags(kept), flags(failed), mask, inpainting, attempts)
+        self.shards.add(block, kept, failed, mask, inpainting, attempts)
         for one in stats:
             self.seconds.update(_by_stage(one, "seconds"))
             self.images.update({stage: int(count) for stage, count in _by_stage(one, "images").items()})
@@ -92,20 +92,17 @@ class Aggregate:
         self.fetched_bytes += other.fetched_bytes
         self.fetched_rows += other.fetched_rows
 
-    def _reasons(self, ledger: pa.Table) -> None:
-        keys = ["reason", "stage", "verdict", "mask_head", "inpainting_head"]
-        grouped = ledger.group_by(keys, use_threads=False).aggregate([([], "count_all")])
-        for line in grouped.to_pylist():
-            rows = line["count_all"]
-            self.counts[line["reason"], line["stage"] if line["reason"] else ""] += rows
-            self.verdicts[line["verdict"]] += rows
-            for name in JUDGES:
-                if line[f"{name}_head"]:
-                    self.heads[name][line[f"{name}_head"]] += rows
+    def _reasons(self, block: Block) -> None:
+        counts = block.counts("reason", "stage", "verdict", "mask_head", "inpainting_head")
+        for (reason, stage, verdict, *heads), rows in counts.items():
+            self.counts[reason, stage if reason else ""] += rows
+            self.verdicts[verdict] += rows
+            for name, head in zip(JUDGES, heads, strict=True):
+                if head:
+                    self.heads[name][head] += rows
 
-    def _judged(self, ledger: pa.Table, mask: np.ndarray, inpainting: np.ndarray) -> None:
+    def _judged(self, ledger: pa.Table, mask: np.ndarray, inpainting: np.ndarray, outcome: np.ndarray) -> None:
         """Scores by outcome; for the thresholds only rows which the judges decided, kept ones included."""
-        outcome = _codes(ledger["reason"], _JUDGED)
         for name, score in (("mask", mask), ("inpainting", inpainting)):
             known = score != UNKNOWN
             self.scores[name].add(score[known], np.where(outcome[known] < 0, 3, outcome[known]))
@@ -124,24 +121,24 @@ class Aggregate:
         self.audit["judged"] += int((audit & through).sum())
         self.audit["kept"] += int((audit & (outcome == 0)).sum())
 
-    def _distributions(self, ledger: pa.Table) -> None:
-        group = _codes(ledger["verdict"], {Verdict.KEPT.value: 0, Verdict.REJECTED.value: 1})
-        width, height = (_side(ledger, name) for name in ("width", "height"))
+    def _distributions(self, ledger: pa.Table, group: np.ndarray) -> None:
+        some = group >= 0
+        group = group[some]
+        width, height = (_side(ledger, name)[some] for name in ("width", "height"))
         sized = (width > 0) & (height > 0)
         safe = np.where(sized, height, 1.0)
         columns = {
             "short_side": (np.minimum(width, height), sized),
             "aspect": (width / safe, sized),
-            **{name: (values := numbers(ledger, name), values != UNKNOWN) for name in _MEASURED},
+            **{name: (values := numbers(ledger, name)[some], values != UNKNOWN) for name in _MEASURED},
         }
         for name, (values, known) in columns.items():
-            chosen = known & (group >= 0)
-            self.distributions[name].add(values[chosen], group[chosen])
+            self.distributions[name].add(values[known], group[known])
 
 
 def numbers(ledger: pa.Table, name: str) -> np.ndarray:
     """Return a column of numbers as float64 [n]."""
-    return ledger[name].to_numpy().astype(np.float64)
+    return ledger[name].to_numpy().astype(np.float64, copy=False)
 
 
 def flags(column: pa.ChunkedArray) -> np.ndarray:
@@ -149,9 +146,9 @@ def flags(column: pa.ChunkedArray) -> np.ndarray:
     return column.to_numpy().astype(bool)
 
 
-def _codes(column: pa.ChunkedArray, codes: Mapping[str, int]) -> np.ndarray:
-    """Return the code (int64 [n]) of each string, -1 for those without; codes count from 0 in order."""
-    return pc.fill_null(pc.index_in(column, pa.array(list(codes))), -1).to_numpy().astype(np.int64)
+def _renumbered(codes: np.ndarray, values: Sequence[str], places: Mapping[str, int]) -> np.ndarray:
+    """Return the place (int64 [n]) of each row's value, -1 for values without; codes as of ``Block.codes``."""
+    return np.array([places.get(value, -1) for value in values] or [-1], np.int64)[codes]
 
 
 def _side(ledger: pa.Table, name: str) -> np.ndarray:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -47,9 +48,9 @@ class Domains:
     tables: list[pa.Table] = field(default_factory=list)
     forgotten: int = 0
 
-    def add(self, urls: pa.ChunkedArray, failed: pa.ChunkedArray, kept: pa.ChunkedArray) -> None:
-        """Count rows. urls: string; failed, kept: bool; all of one length."""
-        flags = {"failed": failed.cast(pa.int64()), "kept": kept.cast(pa.int64())}
+    def add(self, urls: pa.ChunkedArray, failed: np.ndarray, kept: np.ndarray) -> None:
+        """Count rows. urls: string [n]; failed, kept: bool [n]."""
+        flags = {"failed": failed.astype(np.int64), "kept": kept.astype(np.int64)}
         table = pa.table({"host": _authorities(urls), **flags})
         counted = table.group_by("host", use_threads=False).aggregate(
             [([], "count_all"), ("failed", "sum"), ("kept", "sum")]

@@ -77,9 +77,9 @@ def open_run(out: str) -> Run:
     return result
 
 
-def ledger_of(out: str, number: int, columns: Sequence[str]) -> pa.Table:
-    """Read the named columns of a shard's ledger. Raises OutputError."""
-    return read_ledger(storage.join(out, "ledger", f"{manifest.shard_name(number)}.parquet"), columns)
+def ledger_of(out: str, number: int, columns: Sequence[str], encoded: Sequence[str] = ()) -> pa.Table:
+    """Read the named columns of a shard's ledger, those ``encoded`` as dictionaries. Raises OutputError."""
+    return read_ledger(storage.join(out, "ledger", f"{manifest.shard_name(number)}.parquet"), columns, encoded)
 
 
 def read_stats(out: str, numbers: Sequence[int]) -> list[dict[str, Any]]:

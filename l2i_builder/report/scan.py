@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TypeVar
 
+import numpy as np
 import pyarrow as pa
 
 from l2i_builder import storage
@@ -18,7 +19,8 @@ from l2i_builder.report.run import Run, ledger_of
 Item = TypeVar("Item")
 Job = TypeVar("Job")
 SHARDS = 16  # of one task
-BLOCK_ROWS = 200_000  # rows counted at a time: enough to make Python's share small, some 30 MB
+BLOCK_ROWS = 50_000  # rows counted at a time, at least: enough to make Python's share small, some 10 MB
+ENCODED = ("reason", "stage", "verdict", "mask_head", "inpainting_head")  # columns of few values: dictionaries
 REMOTE_READERS = 32  # object stores answer slowly
 
 
@@ -29,6 +31,32 @@ class Block:
     numbers: list[int]
     lengths: list[int]
     ledger: pa.Table
+
+    def codes(self, name: str) -> tuple[np.ndarray, list[str]]:
+        """Return a column of ``ENCODED``: int64 [n], and the value that each number stands for."""
+        chunks = self.ledger[name].chunks
+        if not chunks:
+            return np.zeros(0, np.int64), []
+        return chunks[0].indices.to_numpy(zero_copy_only=False).astype(np.int64), chunks[0].dictionary.to_pylist()
+
+    def counts(self, *names: str) -> dict[tuple[str, ...], int]:
+        """Return how many rows have each combination of values of some columns of ``ENCODED``."""
+        if not len(self.ledger):
+            return {}
+        joint, sizes = np.zeros(len(self.ledger), np.int64), []
+        for name in names:
+            codes, values = self.codes(name)
+            joint = joint * len(values) + codes
+            sizes.append(values)
+        found = np.flatnonzero(counts := np.bincount(joint))
+        places = np.unravel_index(found, [len(values) for values in sizes])
+        keys = zip(*([values[i] for i in place] for values, place in zip(sizes, places, strict=True)), strict=True)
+        return dict(zip(keys, counts[found].tolist(), strict=True))
+
+
+def flag(codes: np.ndarray, values: Sequence[str], wanted: Sequence[str]) -> np.ndarray:
+    """Return which rows have one of the wanted values, bool [n]; codes and values as of ``Block.codes``."""
+    return np.array([value in wanted for value in values] or [False])[codes]
 
 
 def scan(
@@ -54,7 +82,7 @@ def scan(
 def _blocks(out: str, numbers: Sequence[int], columns: Sequence[str]) -> Iterator[Block]:
     gathered: list[tuple[int, pa.Table]] = []
     for number in numbers:
-        gathered.append((number, ledger_of(out, number, columns)))
+        gathered.append((number, ledger_of(out, number, columns, [name for name in ENCODED if name in columns])))
         if sum(len(table) for _, table in gathered) >= BLOCK_ROWS:
             yield _block(gathered)
             gathered = []
@@ -65,7 +93,8 @@ def _blocks(out: str, numbers: Sequence[int], columns: Sequence[str]) -> Iterato
 def _block(gathered: list[tuple[int, pa.Table]]) -> Block:
     tables = [table for _, table in gathered]
     # Without the note on each ledger's own shard; one chunk a column is what the kernels are fast on.
-    together = pa.concat_tables(table.replace_schema_metadata(None) for table in tables).combine_chunks()
+    together = pa.concat_tables(table.replace_schema_metadata(None) for table in tables)
+    together = together.unify_dictionaries().combine_chunks()
     return Block([number for number, _ in gathered], [len(table) for table in tables], together)
 
 
@@ -91,9 +120,8 @@ def scan_reasons(run: Run) -> Counter[tuple[str, str]]:
     def count(blocks: Iterator[Block]) -> Counter[tuple[str, str]]:
         counts: Counter[tuple[str, str]] = Counter()
         for block in blocks:
-            grouped = block.ledger.group_by(["reason", "stage"], use_threads=False).aggregate([([], "count_all")])
-            for line in grouped.to_pylist():
-                counts[line["reason"], line["stage"] if line["reason"] else ""] += line["count_all"]
+            for (reason, stage), rows in block.counts("reason", "stage").items():
+                counts[reason, stage if reason else ""] += rows
         return counts
 
     total: Counter[tuple[str, str]] = Counter()

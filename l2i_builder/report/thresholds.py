@@ -7,13 +7,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from l2i_builder.errors import WeightsError
 from l2i_builder.judge.judges import load_head
 from l2i_builder.report.run import Run
-from l2i_builder.report.scan import Block, scan
+from l2i_builder.report.scan import Block, flag, scan
 from l2i_builder.sample import UNKNOWN, Reason
 
 JUDGES = {"mask": Reason.MASK_REJECTED, "inpainting": Reason.INPAINTING_REJECTED}
@@ -73,13 +71,13 @@ def _ends(blocks: Iterator[Block], judges: list[str]) -> dict[str, tuple[float, 
     """Return each judge's highest refused and lowest passed score."""
     ends = dict.fromkeys(judges, (-np.inf, np.inf))
     for block in blocks:
-        reasons = block.ledger["reason"]
+        codes, reasons = block.codes("reason")
         for judge in judges:
             score = block.ledger[f"{judge}_score"].to_numpy()
-            refused = pc.equal(reasons, JUDGES[judge].value).to_numpy()
+            refused = flag(codes, reasons, [JUDGES[judge].value])
             # A row that was refused before this judge, and goes on for the audit, says nothing of its threshold.
             after = [Reason.INPAINTING_REJECTED.value, ""] if judge == "mask" else [""]
-            passed = pc.is_in(reasons, value_set=pa.array(after)).to_numpy() & (score != UNKNOWN)
+            passed = flag(codes, reasons, after) & (score != UNKNOWN)
             low, high = ends[judge]
             ends[judge] = (score[refused].max(initial=low), score[passed].min(initial=high))
     return ends
