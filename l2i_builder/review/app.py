@@ -24,7 +24,7 @@ from starlette.routing import Route
 
 from l2i_builder.errors import L2IError
 from l2i_builder.judgements import Judgement
-from l2i_builder.labels import INPAINTING_CRITERIA, MASK_CRITERIA, LabelStore
+from l2i_builder.labels import LabelStore
 from l2i_builder.report.reasons import EXPLANATIONS
 from l2i_builder.report.text import visible
 from l2i_builder.review.board import Board
@@ -70,17 +70,15 @@ class Review:
             "run": {"name": visible(PurePosixPath(run.out).name or run.out, 80), "digest": run.digest[:12]},
             "shards": {"opened": len(self.samples.opened), "finished": len(run.finished), "all": run.planned_shards},
             "queues": [self._queue(name, reviewer) for name in self.queues.names()],
-            "criteria": {"mask": MASK_CRITERIA, "inpainting": INPAINTING_CRITERIA},
             "thresholds": self.samples.thresholds,
             "agreement": _finite(self.board.agreement()),
             "problems": [visible(text, 400) for _, text in sorted(self.samples.problems.items())[:20]],
-            "rows": len(self.board.known()),
         }
 
     def _look_again(self) -> None:
         """Open shards that were finished since, unless the run is complete."""
-        run, now = self.samples.run, time.monotonic()
-        if now < self._look_at or len(run.finished) == run.planned_shards == len(self.samples.opened):
+        now = time.monotonic()
+        if now < self._look_at or self.samples.complete:
             return
         self._look_at = now + 3600  # one request looks, the others go on
         try:

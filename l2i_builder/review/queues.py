@@ -122,9 +122,12 @@ class Queues:
             return queue
 
     def holds(self, name: str, key: str) -> bool:
-        """Whether a queue has a sample; a second opinion may be given on any."""
+        """Whether a judgement of a sample may come from a queue.
+
+        Only the audit is strict: of the others a sample can drop out, for nearer ones, while it is on a screen.
+        """
         with self._lock:
-            return name == SECOND or (name in self.names() and key in self._members(name))
+            return key in self._members(AUDIT) if name == AUDIT else name in self.names()
 
     def _open(self, sample: Sample, name: str, reviewer: str) -> bool:
         """Whether a sample still waits for this reviewer."""

@@ -86,6 +86,12 @@ class Samples:
         rate = self.run.config.get("ingest", {}).get("audit_rate", 0)
         return float(rate) if isinstance(rate, int | float) else 0.0
 
+    @property
+    def complete(self) -> bool:
+        """Whether the run is finished, and all of it that was asked for is open."""
+        wanted = min(self.limit or len(self.run.finished), len(self.run.finished))
+        return len(self.run.finished) == self.run.planned_shards and len(self.opened) >= wanted
+
     def open(self, progress: Progress | None = None) -> bool:
         """Read finished shards that are not open yet; return whether there were any. One caller at a time."""
         with self._opening:

@@ -120,10 +120,12 @@ def test_shards_still_being_written_wait_until_they_are_finished(tmp_path):
     before = set(found.by_key)
     assert (set(found.opened), found.problems) == ({0}, {})
     assert not found.open()
+    assert not found.complete
     shard = InputPlan.from_json(Path(out, "input.json").read_bytes()).shards[1]
     commit(config, shard, found.run.digest)
     assert found.open()
     assert set(found.opened) == {0, 1}
+    assert found.complete
     assert before < set(found.by_key)
 
 
@@ -151,6 +153,7 @@ def test_of_many_shards_a_fixed_draw_is_opened(tmp_path):
     write_run(out, shards=6, rows=8, size=16)
     drawn = opened(out, limit=2)
     assert len(drawn.opened) == 2
+    assert drawn.complete
     assert set(opened(out, limit=2).opened) == set(drawn.opened) < set(opened(out, limit=4).opened)
     assert drawn.run.finished == list(range(6))
 

@@ -126,6 +126,7 @@ async function look() {
   if (!answer?.ok) return problems(state, "The server cannot be reached; it is tried again.");
   state = await answer.json();
   byId("run").textContent = state.run.name;
+  byId("run").title = `Run ${state.run.digest}: ${state.shards.opened} of ${state.shards.finished} finished shards are open`;
   document.title = `Review · ${state.run.name}`;
   problems(state, "");
   queues(state, queue);

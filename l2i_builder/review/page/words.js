@@ -34,6 +34,7 @@ export function progress(queue, waiting) {
   if (queue.mine !== queue.done) parts.push(`${number(queue.mine)} by you`);
   if (queue.skipped) parts.push(`${number(queue.skipped)} skipped by you`);
   if (waiting > 1) parts.push(`${number(waiting)} on their way`);
+  if (queue.explained) parts.push(queue.explained);
   byId("progress").textContent = parts.join(" · ");
   const bar = byId("bar");
   bar.firstElementChild.style.width = `${queue.total ? (100 * queue.done) / queue.total : 0}%`;
