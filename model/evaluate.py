@@ -300,8 +300,8 @@ def _notes_images(plan: Plan, judges: Judges) -> list[str]:
     notes = [f"An image for each of the first captions of {plan.references[0].name}, from noise that its key decides."]
     if judges.extractor is not None:
         notes.append(
-            "Distances of different sample counts or extractors cannot be compared. Their intervals come from "
-            f"{plan.repeats} resamples of both sets, moved to the estimate: they do not show the bias of small sets."
+            "Distances of different sample counts or extractors cannot be compared. Intervals are 1.96 deviations "
+            f"over {plan.repeats} resamples of both sets: they do not show the bias of small sets."
         )
     return notes
 
