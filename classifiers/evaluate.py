@@ -125,12 +125,12 @@ def record(card: Path, name: str, figures: dict[str, Any]) -> None:
 
 def main(argv: list[str] | None = None) -> None:
     from l2i_builder.config import Judge
-    from l2i_builder.judge.judges import card_path, make_mask_judge
+    from l2i_builder.judge.judges import SHIPPED, card_path, make_mask_judge
 
     parser = argparse.ArgumentParser(prog="python -m classifiers.evaluate", description=__doc__)
     parser.add_argument("--photos", type=Path, required=True)
     parser.add_argument("--masks", type=Path, required=True, help="masks of the same names, .png, white is the object")
-    parser.add_argument("--heads", nargs="+", default=["mask-v1"], help="names or paths of mask heads")
+    parser.add_argument("--heads", nargs="+", default=[SHIPPED["mask"]], help="names or paths of mask heads")
     parser.add_argument("--segmenters", nargs="+", default=["u2net", "u2netp"])
     parser.add_argument("--results", type=Path, default=Path("runs/results"), help="where segmentations are kept")
     parser.add_argument("--record", default="", help="name under which the figures go into the heads' cards")
