@@ -47,12 +47,8 @@ def test_min_snr_weights_the_error_of_the_latents_by_min_of_snr_and_gamma(predic
 
 
 def test_min_snr_wants_a_signal_at_every_step():
-    config = ModelConfig.model_validate(
-        {"diffusion": {"min_snr": 5}, "noise": {"prediction": "flow"}, "data": {"size": 64}}
-    )
-    from model.autoencoder import CaT2IAutoencoder
-    from model.diffusion_task import DiffusionTask
-
+    sections = {"diffusion": {"min_snr": 5}, "noise": {"prediction": "flow"}, "data": {"size": 64}}
+    config = ModelConfig.model_validate(sections)
     tiny = CaT2IAutoencoder(block_out_channels=(4,), layers_per_block=1, norm_num_groups=4, mid_attention=False)
     with pytest.raises(ConfigError, match=r"diffusion.min_snr needs noise with a signal"):
         DiffusionTask(config, tiny, WordTextEncoder(["a"], 4, 8, 1, 2), [], {})
