@@ -19,6 +19,7 @@ from l2i_builder.ingest import planning
 from l2i_builder.output.commit import commit_shard
 from l2i_builder.output.manifest import RunManifest, claim
 from l2i_builder.output.shards import encode_members, wids_index
+from l2i_builder.report.strip import make_strip
 from l2i_builder.sample import Batch, Reason, Row, sample_key
 
 SHARED_DATA = Path(os.environ.get("L2I_SHARED_DATA", Path(__file__).parents[2] / "shared" / "data"))
@@ -83,12 +84,22 @@ def describe_mask(row: Row, mask: np.ndarray, config: Config) -> None:
 def small(metadata: Path | str, out: Path | str, **keys: Any) -> Config:
     """A configuration with 64-pixel images and ten rows a shard."""
     return Config(
-        metadata=str(metadata), out=str(out), image={"size": 64}, ingest={"rows_per_shard": 10, "audit_rate": 0}, **keys
+        metadata=str(metadata),
+        out=str(out),
+        image={"size": 64},
+        ingest={"rows_per_shard": 10, "audit_rate": 0},
+        **{"previews": {"side": 32}, **keys},
     )
 
 
 def preview(seed: int) -> bytes:
     return bytes(cv2.imencode(".webp", scene(seed, 16))[1])
+
+
+def strip_of(seed: int, config: Config) -> bytes:
+    """The preview of the sample of that seed."""
+    image, mask = scene(seed, config.image.size), soft_mask(seed, config.image.size)
+    return make_strip(image, mask, fill_of(image, mask, config), config.previews)
 
 
 def processed(rows: Sequence[Row], config: Config, batch_rows: int = 4) -> list[Batch]:
@@ -103,11 +114,11 @@ def processed(rows: Sequence[Row], config: Config, batch_rows: int = 4) -> list[
             if row.index % 10 == 5:
                 row.refuse(Reason.HTTP_4XX, "fetch", "404")
                 continue
-            row.mask_score, row.mask_head = 0.75, "toy-1"
+            row.mask_score, row.mask_head = 0.25 if row.index % 10 == 3 else 0.75, "toy-1"
             describe_mask(row, soft_mask(seed, config.image.size), config)
-            batch.features.setdefault("mask", {})[row.key] = np.array([0.75, seed], np.float32)
+            batch.features.setdefault("mask", {})[row.key] = np.array([row.mask_score, seed], np.float32)
             batch.feature_kinds = {"mask": KIND, "inpainting": KIND}
-            batch.previews[row.key] = preview(seed)
+            batch.previews[row.key] = strip_of(seed, config)
             if row.index % 10 == 3:
                 row.refuse(Reason.MASK_REJECTED, "judge_mask")
                 continue

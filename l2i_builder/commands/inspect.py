@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from l2i_builder.commands import OutArgument, console, log
+from l2i_builder.commands.shardbar import shard_bar
 from l2i_builder.errors import VerifyError
 
 EVERY = 60.0  # seconds between lines
@@ -18,19 +19,30 @@ EVERY = 60.0  # seconds between lines
 def verify(
     out: OutArgument,
     deep: Annotated[bool, typer.Option("--deep", help="Also decode every triplet and check its layers.")] = False,
+    digest: Annotated[
+        str, typer.Option(help="Output digest from a trusted source.", show_default=False)
+    ] = "",
 ) -> None:
-    """Prove a run complete and undamaged: counts, digests, ledgers against shards, every row accounted for."""
+    """Prove a run complete and undamaged: counts, digests, ledgers against shards, every row accounted for.
+
+    Prints the output's digest: with --digest, any change is found, also one that fits together.
+    """
+    from l2i_builder.output.verify import output_digest
     from l2i_builder.output.verify import verify as check
 
-    with log.status("verifying"):
-        findings = check(out, deep)
+    with shard_bar(log, "verifying") as progress:
+        findings = check(out, deep, progress)
     for finding in findings:
         console.print(finding.file, style="red" if finding.serious else "yellow", end=": ", markup=False)
         console.print(f"{finding.what}\n  {finding.advice}", soft_wrap=True, markup=False)
     serious = sum(finding.serious for finding in findings)
     if serious:
         raise VerifyError(f"{serious} of {len(findings)} findings in {out} are damage.")
+    found = output_digest(out)
+    if digest and digest.lower() != found:
+        raise VerifyError(f"{out} fits together, but is not the output of that digest: its own is {found}.")
     console.print(f"{out}: complete and undamaged" + (", every triplet decodes" if deep else ""), soft_wrap=True)
+    console.print(f"output digest {found}", soft_wrap=True)
 
 
 def report(

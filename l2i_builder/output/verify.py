@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -84,6 +85,20 @@ def verify(out: str, deep: bool = False, progress: Progress | None = None) -> li
     findings += _undecided(out, numbers)
     findings += _foreign(out, set(planned))
     return findings
+
+
+def output_digest(out: str) -> str:
+    """Return a SHA-256 over run.json, all manifests and the log of takedowns: who knows it from elsewhere can tell
+    that nothing was changed, also by somebody who made all files agree again. Stats and reports are not covered."""
+    numbers = sorted(finished(out))
+    names = [RUN_FILE, *(f"{FOLDER}/{shard_name(number)}.json" for number in numbers)]
+    names += [TAKEDOWNS] if storage.exists(storage.join(out, TAKEDOWNS)) else []
+    total = hashlib.sha256()
+    with ThreadPoolExecutor(16) as pool:
+        contents = pool.map(lambda name: storage.read_bytes(storage.join(out, name)), names)
+        for name, data in zip(names, contents, strict=True):
+            total.update(f"{name} {hashlib.sha256(data).hexdigest()}\n".encode())
+    return total.hexdigest()
 
 
 def _read_run(out: str, findings: list[Finding]) -> tuple[RunManifest | None, InputPlan | None]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+import cv2
 import numpy as np
 from PIL import Image
 
@@ -16,13 +17,16 @@ from l2i_builder.output.manifest import RunManifest
 from l2i_builder.output.shards import MEMBERS, decode_triplet, info_types
 from l2i_builder.sample import NEVER_SHOWN, UNKNOWN, Triplet
 
+_UNLIKE = 20.0  # mean difference of thumbnails, 0..255; WebP and scaling cost under 5, other pictures are 40 off
 
-@dataclass(frozen=True)
+
+@dataclass
 class SampleCheck:
-    """Checks samples of one run. deep: decode them too."""
+    """Checks samples of one shard; its previews first. deep: decode them too."""
 
     run: RunManifest
     deep: bool
+    thumbnails: dict[str, np.ndarray] = field(default_factory=dict)  # key -> picture and mask as previewed
 
     @cached_property
     def types(self) -> dict[str, type]:
@@ -41,12 +45,17 @@ class SampleCheck:
         if not self.deep:
             return ""
         if folder == "previews":
-            return _wrong_preview(members["webp"])
+            return self._wrong_preview(key, members["webp"])
         try:
             triplet = decode_triplet(key, members, file)
         except OutputError as error:
             return str(error)
-        return self._wrong_facts(triplet, row) or self._wrong_layers(triplet) or self._wrong_measures(triplet, row)
+        return (
+            self._wrong_facts(triplet, row)
+            or self._wrong_layers(triplet)
+            or self._wrong_measures(triplet, row)
+            or self._unlike_preview(triplet)
+        )
 
     def _wrong_facts(self, triplet: Triplet, row: dict[str, Any]) -> str:
         types = {name: type(value) for name, value in triplet.info.items()}
@@ -88,11 +97,26 @@ class SampleCheck:
         rule = self.run.config.get("layers", {})
         return layers.hole(triplet.mask, rule.get("foreground_threshold", 0.1), rule.get("dilate", 0))
 
+    def _wrong_preview(self, key: str, data: bytes) -> str:
+        try:
+            with Image.open(io.BytesIO(data), formats=("WEBP",)) as image:
+                strip = np.asarray(image.convert("RGB"))
+        except Exception as problem:  # decoders raise nearly anything on damaged files
+            return f"its preview does not decode: {problem}"
+        side = strip.shape[0]
+        self.thumbnails[key] = np.stack([_thumbnail(strip[:, i * side : (i + 1) * side]) for i in range(2)])
+        return ""
 
-def _wrong_preview(data: bytes) -> str:
-    try:
-        with Image.open(io.BytesIO(data), formats=("WEBP",)) as image:
-            image.load()
-    except Exception as problem:  # decoders raise nearly anything on damaged files
-        return f"its preview does not decode: {problem}"
-    return ""
+    def _unlike_preview(self, triplet: Triplet) -> str:
+        """The preview was drawn from the pixels before they were stored: samples that changed places differ."""
+        seen = self.thumbnails.get(triplet.key)
+        if seen is None:
+            return ""
+        own = np.stack([_thumbnail(triplet.image), _thumbnail(cv2.merge([triplet.mask] * 3))])
+        off = np.abs(own - seen).mean(axis=(1, 2, 3)).max()
+        return f"it does not look like its preview ({off:.0f} of 255 off)" if off > _UNLIKE else ""
+
+
+def _thumbnail(image: np.ndarray) -> np.ndarray:
+    """uint8 [H, W, 3] -> float32 [16, 16, 3]."""
+    return cv2.resize(image, (16, 16), interpolation=cv2.INTER_AREA).astype(np.float32)

@@ -20,12 +20,13 @@ from l2i_builder.output.features import FOLDER as FEATURES
 from l2i_builder.output.features import TASKS, read_features
 from l2i_builder.output.ledger import SCHEMA, read_ledger
 from l2i_builder.output.manifest import FOLDER, RunManifest, ShardManifest, read_manifest
+from l2i_builder.output.rules import REASONS
 from l2i_builder.output.shards import REBUILD, read_members
 from l2i_builder.output.verify_ledger import LedgerCheck, scored, wrong_features
 from l2i_builder.output.verify_samples import SampleCheck
-from l2i_builder.sample import Reason
+from l2i_builder.sample import UNKNOWN, Reason
 
-TARS = ("shards", "audit", "previews")
+TARS = ("previews", "shards", "audit")
 _MOST = 5  # findings of one kind listed for a shard
 
 
@@ -155,6 +156,8 @@ class _Checker:
         """kept: keys in the ledger's order; None where the ledger cannot be used."""
         folder = file.partition("/")[0]
         if file not in manifest.files:
+            if folder == "audit" and kept is not None:
+                self._check_audit(file, [])
             if folder == "shards" and manifest.kept:
                 self.found(file, f"the manifest keeps {manifest.kept} samples but lists no tar")
             if storage.exists(storage.join(self.out, file)):
@@ -175,10 +178,19 @@ class _Checker:
             digesting.drain()
         self._check_digest(manifest, file, digesting)
         self._list(file, wrong, "samples")
+        if folder == "audit" and kept is not None:
+            self._check_audit(file, keys)
         if folder == "shards" and kept is not None and keys != kept:
             odd = sorted(set(keys) ^ set(kept))
             what = f"samples in only one of them: {', '.join(odd[:_MOST])}" if odd else "another order"
             self.found(file, f"tar and ledger disagree: {what}")
+
+    def _check_audit(self, file: str, keys: list[str]) -> None:
+        """Rows of the audit slice that both judges saw and refused went through every stage, so they are stored."""
+        judged = {key for key, row in self.rows.items() if row["audit"] and row["inpainting_score"] != UNKNOWN}
+        refused = {key for key in judged if self.rows[key]["reason"] in {reason.value for reason in REASONS.values()}}
+        if odd := sorted(refused - set(keys))[:_MOST]:
+            self.found(file, f"samples of the audit slice are missing: {', '.join(odd)}")
 
     def _check_features(self, manifest: ShardManifest, kept: list[str] | None, file: str) -> None:
         """Check that the features are those of the scored rows, by the heads that the ledger names."""

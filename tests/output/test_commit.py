@@ -88,7 +88,8 @@ def test_the_ledger_has_every_row_whatever_became_of_it(tmp_path: Path) -> None:
     assert table["key"].to_pylist() == [row.key for row in rows_of(10)]
     reasons = ["", "", "", "mask_rejected", "", "http_4xx", "", "inpainting_rejected", "", ""]
     assert table["reason"].to_pylist() == reasons
-    assert table["mask_score"].to_pylist() == [0.75 if reason != "http_4xx" else -1.0 for reason in reasons]
+    scores = {"http_4xx": -1.0, "mask_rejected": 0.25}
+    assert table["mask_score"].to_pylist() == [scores.get(reason, 0.75) for reason in reasons]
 
 
 def test_the_manifest_says_what_is_there(tmp_path: Path) -> None:
