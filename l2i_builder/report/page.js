@@ -118,6 +118,17 @@
   const percent = (share) => `${(100 * share).toFixed(share && share < 0.01 ? 3 : 1)} %`;
   const change = (value) => (Math.round(value) > 0 ? `+${number(value)}` : `−${number(-value)}`);
 
+  const some = (count, noun) => `${number(count)} ${noun}${count === 1 ? "" : "s"}`;
+  function showQuality({ labels, good, precision, recall }) {
+    const show = (id, share, of, otherwise) => {
+      const detail = document.createElement("small");
+      detail.textContent = share ? `${(100 * share[1]).toFixed(1)}–${(100 * share[2]).toFixed(1)} ${of}` : otherwise;
+      byId(id).replaceChildren(share ? `${(100 * share[0]).toFixed(1)} % ` : "", detail);
+    };
+    show("would-precision", precision, `by ${some(labels, "label")}`, "no label among them");
+    show("would-recall", recall, `of ${some(good, "good label")}`, "nothing is labelled good");
+  }
+
   function count() {
     const result = kept(chosen("mask"), chosen("inpainting"));
     const base = thresholds.kept, rows = thresholds.rows;
@@ -128,12 +139,7 @@
     const same = Math.round(middle) === base;
     byId("would-share").textContent = `${percent(middle / rows)} of input, ${same ? "as in this run" : `${change(middle - base)} against this run`}`;
     byId("would-bar").style.width = `${100 * middle / rows}%`;
-    if (thresholds.labels.samples) {
-      const { labels, good, precision, recall } = quality(chosen("mask"), chosen("inpainting"));
-      const spread = ([value, low, high]) => `${(100 * value).toFixed(1)} % (${(100 * low).toFixed(1)}–${(100 * high).toFixed(1)})`;
-      byId("would-precision").textContent = precision ? `${spread(precision)} by ${number(labels)} ${labels === 1 ? "label" : "labels"}` : "no label among them";
-      byId("would-recall").textContent = recall ? `${spread(recall)} of ${number(good)} good ${good === 1 ? "label" : "labels"}` : "nothing is labelled good";
-    }
+    if (thresholds.labels.samples) showQuality(quality(chosen("mask"), chosen("inpainting")));
     let note = "";
     if (result.unseen && result.about === null) {
       note = `${number(result.unseen)} samples below this run's mask threshold were never inpainted, and no audit row is among them to judge by. They would have to be inpainted.`;

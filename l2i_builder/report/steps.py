@@ -87,5 +87,5 @@ def share(part: int, whole: int) -> str:
     """Return a percentage with three significant digits' worth of detail, "–" of nothing."""
     if not whole:
         return "–"
-    percent = 100 * part / whole
+    percent = 100 * part / whole + 1e-9  # halves go up, as on the page
     return f"{percent:.1f} %" if percent >= 1 or not part else f"{percent:.2g} %"

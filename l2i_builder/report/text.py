@@ -52,8 +52,8 @@ def count(value: float) -> str:
 
 def percent(share: float) -> str:
     """0.0954 -> "9.5 %"; small shares keep two digits: 0.00012 -> "0.012 %"."""
-    value = 100 * share
-    if value == 0 or abs(value) >= 0.95:
+    value = 100 * share + 1e-9  # halves go up, as in the page's script
+    if share == 0 or abs(value) >= 0.95:
         return f"{value:.1f} %"
     return f"{value:.2g} %" if abs(value) >= 0.001 else "< 0.001 %"
 
