@@ -13,6 +13,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Protocol, get_args
 
 import numpy as np
@@ -21,6 +22,7 @@ import torch
 from l2i_builder.errors import ConfigError, WeightsError
 from l2i_builder.layers import foreground, hole
 from model.export import LayeredImage
+from model.messages import said
 from model.pipeline import GUIDANCE, STEPS, Text2LayerPipeline
 from model.rgb_autoencoder import SD
 
@@ -79,7 +81,7 @@ class StableDiffusion:
             )
         except (OSError, ValueError, RuntimeError) as error:
             raise WeightsError(
-                f"{source} holds no Stable Diffusion pipeline: {str(error).strip().splitlines()[0]}. It needs the "
+                f"{source} holds no Stable Diffusion pipeline: {said(error)}. It needs the "
                 "network once, or a folder that holds it"
             ) from error
         self.pipeline.to(device)
@@ -159,13 +161,14 @@ def load_pipeline(folder: str) -> Text2LayerPipeline:
     """Load a saved pipeline. Raises WeightsError where the folder holds none."""
     from diffusers.utils import logging
 
+    if not (Path(folder).expanduser() / "model_index.json").is_file():
+        raise WeightsError(f"{folder!r} holds no Text2LayerPipeline. Give the folder that the diffusion trainer wrote")
     logging.disable_progress_bar()  # of loading: seconds
     try:
-        return Text2LayerPipeline.from_pretrained(folder, local_files_only=True)
+        return Text2LayerPipeline.from_pretrained(Path(folder).expanduser(), local_files_only=True)
     except (OSError, ValueError, RuntimeError, AttributeError, TypeError) as error:
         raise WeightsError(
-            f"{folder!r} holds no Text2LayerPipeline: {str(error).strip().splitlines()[0]}. Give the folder that the "
-            "diffusion trainer wrote"
+            f"{folder!r} holds no Text2LayerPipeline: {said(error)}. Give the folder that the diffusion trainer wrote"
         ) from error
 
 

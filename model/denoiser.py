@@ -13,6 +13,7 @@ from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler, UNet2DCond
 
 from l2i_builder.errors import ConfigError, WeightsError
 from model.denoiser_config import Noise, UNet
+from model.messages import said
 
 LAYERS = 3  # F, B, m: what a layered image has, and what can be given
 
@@ -76,9 +77,8 @@ def _load(config: UNet) -> UNet2DConditionModel:
             low_cpu_mem_usage=False,
         )
     except (OSError, ValueError, RuntimeError) as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise WeightsError(
-            f"unet.source {config.source!r} holds no UNet that can be loaded: {first}. Check the path, "
+            f"unet.source {config.source!r} holds no UNet that can be loaded: {said(error)}. Check the path, "
             "unet.subfolder, and that its weights are safetensors"
         ) from error
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from l2i_builder.errors import WeightsError
 from model.autoencoder import CaT2IAutoencoder, Layers, Reconstruction
 from model.config import Autoencoder as AutoencoderConfig
+from model.messages import said
 
 SD = ("CompVis/stable-diffusion-v1-4", "133a221b8aa7292a167afc5127cb63fb5005638b")
 
@@ -161,7 +162,7 @@ def load_autoencoder(folder: str | Path) -> Autoencoder:
         return kind.from_pretrained(folder, low_cpu_mem_usage=False)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise WeightsError(
-            f"{folder} holds no autoencoder of layers: {str(error).strip().splitlines()[0]}. Train one, or give the "
+            f"{folder} holds no autoencoder of layers: {said(error)}. Train one, or give the "
             "folder that the autoencoder's trainer wrote"
         ) from error
 
@@ -184,7 +185,7 @@ def rgb_autoencoder(kind: str, source: str = SD[0], revision: str = "", subfolde
         )
     except (OSError, ValueError, RuntimeError) as error:
         raise WeightsError(
-            f"autoencoder.source {source!r} holds no AutoencoderKL: {str(error).strip().splitlines()[0]}. Check the "
+            f"autoencoder.source {source!r} holds no AutoencoderKL: {said(error)}. Check the "
             "path and autoencoder.subfolder"
         ) from error
     return _OVER_RGB[kind].from_rgb(rgb)

@@ -19,6 +19,7 @@ from diffusers.configuration_utils import register_to_config
 from l2i_builder.errors import ConfigError, WeightsError
 from l2i_builder.weights import registry
 from model.denoiser_config import Text
+from model.messages import said
 
 CLIP = ("openai/clip-vit-large-patch14", "32bd64288804d66eefd0ccbe215aa642df71cc41")  # as Stable Diffusion 1 uses it
 
@@ -184,7 +185,7 @@ def _from_folder(folder: Path, length: int) -> TextEncoder:
     try:
         saved = TextEncoder.load_config(folder).get("_class_name")
     except (OSError, ValueError) as error:
-        raise WeightsError(f"{folder} holds no text encoder: {str(error).splitlines()[0]}") from error
+        raise WeightsError(f"{folder} holds no text encoder: {said(error)}") from error
     return kinds[saved].from_pretrained(folder) if saved in kinds else _transformers(str(folder), "", length)
 
 
@@ -203,7 +204,7 @@ def _transformers(source: str, revision: str, length: int) -> PretrainedTextEnco
         tokenizer = AutoTokenizer.from_pretrained(source, **where)
     except (OSError, ValueError, RuntimeError) as error:
         raise WeightsError(
-            f"the text encoder {source} cannot be loaded: {str(error).strip().splitlines()[0]}. It needs the network "
+            f"the text encoder {source} cannot be loaded: {said(error)}. It needs the network "
             "once; offline choose text.encoder=minilm or words, or a folder that holds it"
         ) from error
     config = model.config.to_dict()

@@ -14,6 +14,7 @@ import torch
 from torch.nn import functional
 
 from l2i_builder.errors import WeightsError
+from model.messages import said
 from model.text import CLIP
 
 
@@ -34,7 +35,7 @@ class ClipScorer:
             self.tokenizer = AutoTokenizer.from_pretrained(source, **where)
         except (OSError, ValueError, RuntimeError) as error:
             raise WeightsError(
-                f"the CLIP {source} cannot be loaded: {str(error).strip().splitlines()[0]}. It needs the network once; "
+                f"the CLIP {source} cannot be loaded: {said(error)}. It needs the network once; "
                 "offline give a folder that holds one, or leave the score out with clip=none"
             ) from error
         original = source == CLIP[0]

@@ -10,6 +10,7 @@ import torch
 
 from l2i_builder.errors import ConfigError, WeightsError
 from l2i_builder.weights import registry
+from model.messages import said
 
 BATCH = 16
 
@@ -111,7 +112,7 @@ def inception(state: dict[str, torch.Tensor]) -> torch.nn.Module:
     try:
         return inception_pytorch.InceptionV3(resize_input=False, normalize_input=True).eval()
     except RuntimeError as error:
-        raise WeightsError(f"the weights do not fit FID's Inception: {str(error).splitlines()[0]}") from error
+        raise WeightsError(f"the weights do not fit FID's Inception: {said(error)}") from error
     finally:
         inception_pytorch.load_state_dict_from_url = original
 
