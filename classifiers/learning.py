@@ -19,8 +19,8 @@ from classifiers.variants import row, table_head, write_between
 from l2i_builder import metrics
 from l2i_builder.judge.judges import Head
 
-COUNTS = (0, 25, 50, 100, 200, 400)
-DRAWS = 5
+COUNTS = (0, 25, 100, 300)
+DRAWS = 3
 REPEATS = 200  # of the bootstrap over test photographs, for every draw
 WEIGHT = 0.2  # of a bootstrapped label beside a person's
 # What people would judge: what the pipeline's own models make, by the beginning of the kind's name.

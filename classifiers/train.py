@@ -40,8 +40,9 @@ class Recipe:
 
 PLAIN = Recipe(hidden=0, members=1, epochs=100, rate=3e-3, decay=1e-2, dropout=0.0)  # paper: 100 epochs
 RICH = Recipe(hidden=32, members=8, epochs=60, rate=3e-3, decay=0.5, dropout=0.5)
-# What `l2i train-filters` makes, chosen by measurement (docs/classifiers.md).
-FAMILY = {"mask": "mask-standing", "inpainting": "inpainting-rich"}
+# What `l2i train-filters` makes: the families of the shipped heads, whose features runs keep, so that people's labels
+# of rejected samples can be trained on and a new head can be applied to an old run.
+FAMILY = {"mask": "mask-rich", "inpainting": "inpainting-rich"}
 RECIPE = {"mask": RICH, "inpainting": RICH}
 
 

@@ -142,7 +142,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--masks", type=Path, help="their masks: same names, .png, white is the object")
     parser.add_argument("--segmenters", nargs="+", default=["u2net", "u2netp"])
     parser.add_argument("--results", type=Path, default=Path("runs/results"), help="where segmentations are kept")
-    parser.add_argument("--heads", nargs="*", default=["mask-v1", "mask-v2"], help="shipped heads, on those photographs as well")
+    parser.add_argument(
+        "--heads", nargs="*", default=["mask-v1", "mask-v2"], help="shipped heads, on those photographs as well"
+    )
     args = parser.parse_args(argv)
     lines: list[str] = []
     heads: dict[str, dict[str, Head]] = {}

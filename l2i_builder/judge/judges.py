@@ -24,7 +24,7 @@ from l2i_builder.judge.features import FAMILIES, Maps, Sample
 from l2i_builder.weights.registry import file_sha256
 
 HEADS = Path(__file__).parent / "heads"
-SHIPPED = {"mask": "mask-v1", "inpainting": "inpainting-v1"}
+SHIPPED = {"mask": "mask-v1", "inpainting": "inpainting-v2"}
 _CARD_KEYS = ("name", "task", "features", "dim", "threshold", "backbone", "sha256")
 
 

@@ -12,7 +12,7 @@ from tiny_judges import BACKBONE, samples, tiny_backbone
 
 from classifiers.features import Collector, Labelled
 from classifiers.scenes import Scene
-from classifiers.train import PLAIN, RICH, Recipe, train, write_head
+from classifiers.train import FAMILY, PLAIN, RICH, Recipe, train, write_head
 from l2i_builder.config import Judge
 from l2i_builder.errors import MetadataError, OutputError
 from l2i_builder.judge.backbone import make_backbone
@@ -92,6 +92,11 @@ def test_samples_count_by_their_weight() -> None:
     honest, fooled = (auc(scores(data, fit(d, RICH)[0])[data.test], good) for d in (ignored, believed))
     assert honest > 0.65
     assert fooled < honest - 0.1
+
+
+@pytest.mark.parametrize("task", ["mask", "inpainting"])
+def test_new_heads_can_score_the_features_that_runs_keep(task: str) -> None:
+    assert FAMILY[task] == load_head("", task).card["features"]
 
 
 def test_a_head_never_replaces_another(tmp_path: Path) -> None:
