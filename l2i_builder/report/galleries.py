@@ -17,14 +17,13 @@ from l2i_builder.output.manifest import shard_name
 from l2i_builder.report.domains import hosts
 from l2i_builder.report.labelled import Labelled
 from l2i_builder.report.options import ON_PAGE
-from l2i_builder.sample import UNKNOWN, Reason, key_fraction
+from l2i_builder.sample import NEVER_SHOWN, UNKNOWN, Reason, key_fraction
 
 MAX_SHARDS = 64  # shards whose previews are looked at: reading tens of thousands of tars would take hours
 MAX_BYTES = 4_500_000  # of all strips on a page: 6 MB as base64, of a page of at most 8 MB
 MAX_STRIP = 1_000_000  # bytes of one strip; anything larger is not ours
 LEDGER_COLUMNS = ["key", "caption", "verdict", "reason", "detail", "mask_score", "inpainting_score"]
 COLUMNS = (*LEDGER_COLUMNS, "url", "mask_area")
-NEVER_SHOWN = frozenset({Reason.UNSAFE.value, Reason.OPTED_OUT.value})  # whatever a previews tar may hold
 SPARE = 2  # times its share a gallery may grow where others are missing
 # Strips per gallery of a page of ON_PAGE; more in proportion where more are asked for.
 NEAREST, EXTREME, KEPT, JUDGED, DISPUTED, OTHER = 16, 6, 20, 12, 10, 6

@@ -91,7 +91,7 @@ def ledger(**values) -> pa.Table:
     return pa.table({name: [value] for name, value in (row | values).items()})
 
 
-@pytest.mark.parametrize("reason", ["unsafe", "opted_out"])
+@pytest.mark.parametrize("reason", ["unsafe", "opted_out", "taken_down"])
 def test_what_must_not_be_shown_is_not_whatever_the_previews_hold(reason):
     galleries = Galleries(0.5, 0.5)
     galleries.add(0, ledger(reason=reason, verdict="rejected"), {"k": (0, 100)})
