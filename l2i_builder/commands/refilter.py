@@ -30,6 +30,7 @@ def refilter(
     from l2i_builder.output.refilter import refilter as run
     from l2i_builder.output.undecided import FILE
     from l2i_builder.report import funnel, write_report
+    from l2i_builder.report.options import Options
 
     try:
         with shard_bar(log, "refiltering") as progress:
@@ -40,7 +41,7 @@ def refilter(
     if result.skipped:
         log.print(f"{result.skipped:,} shards were finished already and skipped")
     console.print(funnel(to).table())
-    console.print(f"\nshards  {to}/shards\nreport  {write_report(to)}", soft_wrap=True)
+    console.print(f"\nshards  {to}/shards\nreport  {write_report(to, Options(compare=out))}", soft_wrap=True)
     if result.undecided:
         console.print(
             f"{result.undecided:,} rows would now be kept, but were never inpainted or not stored: see {to}/{FILE}. "
