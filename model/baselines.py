@@ -12,6 +12,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol, get_args
@@ -21,6 +22,7 @@ import torch
 
 from l2i_builder.errors import ConfigError, WeightsError
 from l2i_builder.layers import foreground, hole
+from l2i_builder.weights.registry import file_sha256
 from model.export import LayeredImage
 from model.messages import said
 from model.pipeline import GUIDANCE, STEPS, Text2LayerPipeline
@@ -31,6 +33,7 @@ class Generator(Protocol):
     """Prompts and a seed for each -> layered images, or plain pictures (``LayeredImage`` without objects)."""
 
     layered: bool
+    digest: str  # of all weights; "" where it has none
     segmenter: str  # digest of the segmenter that made its masks; "" where the model itself did
 
     def __call__(self, prompts: Sequence[str], seeds: Sequence[int]) -> list[LayeredImage]: ...
@@ -41,8 +44,10 @@ class PipelineGenerator:
 
     segmenter = ""
 
-    def __init__(self, pipeline: Text2LayerPipeline, steps: int = STEPS, guidance: float = GUIDANCE) -> None:
-        self.pipeline, self.steps, self.guidance = pipeline, steps, guidance
+    def __init__(
+        self, pipeline: Text2LayerPipeline, steps: int = STEPS, guidance: float = GUIDANCE, digest: str = ""
+    ) -> None:
+        self.pipeline, self.steps, self.guidance, self.digest = pipeline, steps, guidance, digest
         self.layered = bool(getattr(pipeline.autoencoder, "layered", True))
         pipeline.set_progress_bar_config(disable=True)
 
@@ -86,6 +91,7 @@ class StableDiffusion:
             ) from error
         self.pipeline.to(device)
         self.pipeline.set_progress_bar_config(disable=True)
+        self.digest = weights_digest(source) if Path(source).is_dir() else f"{source}@{revision}"
         self.steps, self.guidance = steps, guidance
 
     def __call__(self, prompts: Sequence[str], seeds: Sequence[int]) -> list[LayeredImage]:
@@ -121,6 +127,7 @@ class GenerateThenSegment:
         backgrounds, without one the picture itself stays as background; ``threshold``, ``dilate``: as for shards."""
         self.generator, self.segment, self.segmenter, self.inpaint = generator, segmenter, digest, inpainter
         self.threshold, self.dilate = threshold, dilate
+        self.digest = f"{generator.digest} {digest}"
 
     def __call__(self, prompts: Sequence[str], seeds: Sequence[int]) -> list[LayeredImage]:
         pictures = np.stack([image.composite for image in self.generator(prompts, seeds)])
@@ -154,7 +161,7 @@ def make_generator(source: str, steps: int = STEPS, guidance: float = GUIDANCE, 
         return StableDiffusion(steps=steps, guidance=guidance, device=device)
     if kind == "sd" and rest:
         return StableDiffusion(rest, steps=steps, guidance=guidance, device=device)
-    return PipelineGenerator(load_pipeline(source).to(device), steps, guidance)
+    return PipelineGenerator(load_pipeline(source).to(device), steps, guidance, weights_digest(source))
 
 
 def load_pipeline(folder: str) -> Text2LayerPipeline:
@@ -170,6 +177,15 @@ def load_pipeline(folder: str) -> Text2LayerPipeline:
         raise WeightsError(
             f"{folder!r} holds no Text2LayerPipeline: {said(error)}. Give the folder that the diffusion trainer wrote"
         ) from error
+
+
+def weights_digest(folder: str) -> str:
+    """Return a SHA-256 over the names and contents of all safetensors in a folder: other weights, another digest."""
+    whole = hashlib.sha256()
+    base = Path(folder).expanduser()
+    for path in sorted(base.rglob("*.safetensors")):
+        whole.update(f"{path.relative_to(base)} {file_sha256(path)}\n".encode())
+    return whole.hexdigest()
 
 
 def _then_segment(generator: Generator, backend: str, device: str) -> GenerateThenSegment:

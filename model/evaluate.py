@@ -106,7 +106,7 @@ def evaluate(
     for name, source in plan.models.items():
         generator = (load or _load)(source, plan)
         folder = storage.join(plan.out, slug(name))
-        settings = {"model": source, "steps": plan.steps, "guidance": plan.guidance, "seed": plan.seed}
+        settings = {"weights": generator.digest, "steps": plan.steps, "guidance": plan.guidance, "seed": plan.seed}
         what = f"{name}: images"
         progress(what, 0, len(captions))
         made = generate(

@@ -27,7 +27,7 @@ class Pictures:
     """A generator of discs without layers."""
 
     layered = False
-    segmenter = ""
+    segmenter = digest = ""
 
     def __call__(self, prompts: Sequence[str], seeds: Sequence[int]) -> list[LayeredImage]:
         return [LayeredImage(disc().composite, prompt=prompt) for prompt in prompts]
@@ -158,6 +158,13 @@ def test_a_row_is_made_from_its_source(tmp_path: Path) -> None:
     generator = make_generator(str(tmp_path), 3, 1.5)
     assert isinstance(generator, PipelineGenerator)
     assert (generator.steps, generator.guidance) == (3, 1.5)
+
+
+def test_a_digest_follows_the_weights(tmp_path: Path) -> None:
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        tiny_pipeline(seed).save_pretrained(tmp_path / name)
+    a, b, c = (make_generator(str(tmp_path / name)).digest for name in "abc")
+    assert a == b != c
 
 
 def test_a_row_that_cannot_be_made_says_why(tmp_path: Path) -> None:

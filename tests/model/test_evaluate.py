@@ -62,7 +62,7 @@ class Discs:
     segmenter = ""
 
     def __init__(self, only: str = "") -> None:
-        self.only = only
+        self.only = self.digest = only
 
     def __call__(self, prompts: Sequence[str], seeds: Sequence[int]) -> list[LayeredImage]:
         return [disc(colour=COLOURS[self.only or prompt.split()[1]], prompt=prompt) for prompt in prompts]
@@ -174,8 +174,15 @@ def test_images_are_kept_and_used_again(
         def __call__(self, prompts: Sequence[str], seeds: Sequence[int]) -> list[LayeredImage]:
             raise AssertionError("generated again")
 
-    again = evaluate(planned(shards, results[0], models={"all red": "red"}), JUDGES, lambda source, plan: Refuses())
+    again = evaluate(
+        planned(shards, results[0], models={"all red": "red"}), JUDGES, lambda source, plan: Refuses("red")
+    )
     assert again[0].rows[0].cells["cosine (colour words)"].value == pytest.approx(1 / 3)
+
+
+def test_images_of_a_model_that_was_trained_on_are_not_used_again(results: tuple[Path, dict, str], shards: str) -> None:
+    with pytest.raises(ConfigError, match="generated in another way"):
+        evaluate(planned(shards, results[0], models={"all red": "red"}), JUDGES, lambda source, plan: Discs("green"))
 
 
 def test_an_autoencoder_is_judged_by_what_it_gives_back(shards: str, tmp_path: Path) -> None:
