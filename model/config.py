@@ -13,6 +13,7 @@ from pydantic import Field
 
 from l2i_builder.config import Count, Fraction, Positive, Section, how
 from l2i_builder.configfile import load
+from l2i_builder.errors import ConfigError
 from model.denoiser_config import Noise, Text, UNet
 
 PRESETS = Path(__file__).parent / "presets"
@@ -154,6 +155,8 @@ def load_model_config(source: str | Path | None = None, overrides: Iterable[str]
     """
     if source and not Path(source).suffix and str(source) in presets():
         source = PRESETS / f"{source}.yaml"
+    elif source and not Path(source).suffix and not Path(source).exists():
+        raise ConfigError(f"no preset is called {source!r}; choose {', '.join(presets())}, or give a YAML file")
     return load(ModelConfig, source, overrides, **values)
 
 

@@ -18,7 +18,7 @@ class TrainingProgress:
         self.console, self.name, self.images = console, name, images_per_step
         self.start, self.done, self.steps = start, start, steps
         self.began = self.told = time.monotonic()
-        self.loss = float("nan")
+        self.loss: float | None = None  # not known before the first log
         self.bar: Progress | None = None
         if console.is_terminal:
             columns = (BarColumn(None), MofNCompleteColumn(), TextColumn("{task.fields[state]}"))
@@ -47,15 +47,18 @@ class TrainingProgress:
         """Show a step; ``loss`` None: as before."""
         self.done, self.loss = done, self.loss if loss is None else loss
         if self.bar:
-            state = f"loss {self.loss:.4f} · {self.images_per_second:.1f} images/s"
+            state = f"{self._loss()}{self.images_per_second:.1f} images/s"
             self.bar.update(self.task, completed=done, state=state)
         elif time.monotonic() - self.told >= EVERY or done == self.steps:
             self.told = time.monotonic()
             left = (self.steps - done) * self.images / max(self.images_per_second, 1e-9) / 60
             self.note(
-                f"{self.name}: step {done:,} of {self.steps:,}, loss {self.loss:.4f}, "
+                f"{self.name}: step {done:,} of {self.steps:,}, {self._loss()}"
                 f"{self.images_per_second:.1f} images/s, about {left:.0f} min left"
             )
+
+    def _loss(self) -> str:
+        return "" if self.loss is None else f"loss {self.loss:.4f}, "
 
     def note(self, text: str) -> None:
         self.console.print(text, markup=False, highlight=False, soft_wrap=True)

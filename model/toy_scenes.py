@@ -14,7 +14,7 @@ import numpy as np
 
 from l2i_builder import storage
 from l2i_builder.config import Config
-from l2i_builder.ingest.planning import InputShard
+from l2i_builder.ingest.planning import InputPlan
 from l2i_builder.output.commit import commit_shard
 from l2i_builder.output.manifest import RunManifest, claim
 from l2i_builder.output.shards import encode_members, wids_index
@@ -66,19 +66,26 @@ def write_run(out: str, samples: int, size: int = 32, seed: int = 0, per_shard: 
     multiple of 8.
     """
     config = Config(out=out, seed=seed, image={"size": size, "min_size": size}, previews={"kept_per_shard": 0})
-    run = RunManifest.of(config, f"toy scenes {samples} {per_shard}", {})
+    stretches = _uneven(samples, per_shard)
+    files = [
+        {"name": f"scenes-{first}", "path": "", "rows": end - first, "size": 0, "footer": f"seed {seed}"}
+        for first, end in stretches
+    ]
+    plan = InputPlan({}, files, samples, 0)  # a shard for each "file"
+    run = RunManifest.of(config, plan.digest, {})
     claim(out, run)
-    for number, (first, end) in enumerate(_uneven(samples, per_shard)):
+    storage.write_bytes(storage.join(out, "input.json"), plan.to_json())
+    for shard, (first, end) in zip(plan.shards, stretches, strict=True):
         rows, batch = [], Batch([], np.empty(0, np.int64), end - first)
         for index, sample in enumerate(range(first, end)):
             scene = draw_scene(np.random.default_rng([seed, sample]), size)
             url = f"toy:{seed}/{sample}"
-            row = Row(sample_key(url, scene.caption), url, scene.caption, number, index, mask_score=1.0)
+            row = Row(sample_key(url, scene.caption), url, scene.caption, shard.number, index)
             rows.append(row)
             batch.triplets[row.key] = encode_members(row, scene.image, scene.mask, scene.background, config)
         batch.rows = rows
         stats = {"start_time": 0.0, "end_time": 0.0}
-        commit_shard(out, InputShard(number, (), {}, len(rows)), config, [batch], stats, run.digest)
+        commit_shard(out, shard, config, [batch], stats, run.digest)
     storage.write_bytes(storage.join(out, "index.json"), wids_index(out))
     return config
 

@@ -1,3 +1,4 @@
+import json
 import shutil
 from pathlib import Path
 
@@ -57,10 +58,15 @@ def test_the_ledger_and_the_tars_agree_on_what_is_selected(run, tmp_path):
     assert counted == [shard.samples for shard in find_shards(str(tmp_path), selection)]
 
 
-def test_scores_select(run):
-    assert find_shards(run, Selection(min_mask_score=1.0))  # as toy scenes are scored
+def test_scores_select(run, tmp_path):
+    scored = [
+        (key, members | {"json": json.dumps(json.loads(members["json"]) | {"mask_score": number / 20}).encode()})
+        for number, (key, members) in enumerate(read_members(f"{run}/shards/00000.tar"))
+    ]
+    write_tar(scored, str(tmp_path / "scored.tar"))
+    assert names(find_shards(str(tmp_path), Selection(min_mask_score=0.75))) == [("scored.tar", 5)]
     with pytest.raises(ConfigError, match="none is left by the selection"):
-        find_shards(run, Selection(min_inpainting_score=0.5))  # unknown there
+        find_shards(run, Selection(min_inpainting_score=0.5))  # by the ledger: unknown there
 
 
 def test_nothing_to_read_is_a_sentence(tmp_path):
