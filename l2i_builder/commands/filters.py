@@ -105,8 +105,8 @@ def _print(report: Report, out: str) -> None:
             console.print(found.advice, style="yellow", soft_wrap=True, markup=False)
     chosen = " ".join(_setting(found) for found in report.judges if not math.isnan(found.threshold[0]))
     if chosen:
-        new = f"{out.rstrip('/')}-calibrated"
-        console.print(f"Apply them: l2i refilter {out} --to {new} {chosen}", soft_wrap=True, markup=False)
+        target = f"{out.rstrip('/')}-calibrated"
+        console.print(f"Apply them: l2i refilter {out} --to {target} {chosen}", soft_wrap=True, markup=False)
 
 
 def _setting(found: Calibration) -> str:
