@@ -53,9 +53,14 @@ def head_digests(run: RunManifest, task: str) -> dict[str, str]:
 
 
 def _head(run: RunManifest, task: str, name: str) -> Head | None:
-    """Return the head that judged, None where this machine has none or another of that name."""
-    try:
-        head = load_head(name, task)
-    except WeightsError:
-        return None
-    return head if run.weights.get(f"judge {task}: {head.card['name']}") == head.digest else None
+    """Return the head that judged, None where this machine has it no more: by the name in the configuration, or by
+    that in ``run.json``, since another one may be the default today."""
+    mine = f"judge {task}: "
+    for candidate in (name, *(full.removeprefix(mine) for full in head_digests(run, task))):
+        try:
+            head = load_head(candidate, task)
+        except WeightsError:
+            continue
+        if run.weights.get(mine + head.card["name"]) == head.digest:
+            return head
+    return None

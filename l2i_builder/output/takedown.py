@@ -38,6 +38,7 @@ from l2i_builder.sample import Reason
 
 PAGES = ("report.html", "report.json")  # show samples; written anew afterwards
 PAGES_FOLDER = "report-files"
+_NO_PICTURE = frozenset({Reason.NOT_IMAGE.value, Reason.EMPTY_BODY.value, Reason.UNSUPPORTED_FORMAT.value})
 
 Progress = Callable[[int, int], None]
 
@@ -111,17 +112,25 @@ def _close_over(out: str, log: Takedowns, seen: set[Identifier]) -> dict[int, in
                 if len(lines):
                     found[number] = len(lines)
                     seen |= {Identifier(kind, value) for kind in KINDS for value in lines[kind].to_pylist() if value}
-        log.add(seen)
+                    log.add(_identifiers(lines))
         if len(log) == before:
             return found
         write_takedowns(out, log)
 
 
 def _named(out: str, log: Takedowns, number: int) -> pa.Table:
-    """Return the lines of a ledger that are to be buried, columns of ``KINDS``."""
+    """Return the lines of a ledger that are to be buried, columns of ``KINDS`` and reason."""
     ledger = read_ledger(storage.join(out, f"ledger/{shard_name(number)}.parquet"), [*KINDS, "reason"])
-    ledger = ledger.filter(pc.not_equal(ledger["reason"], Reason.TAKEN_DOWN.value)).select(KINDS)
+    ledger = ledger.filter(pc.not_equal(ledger["reason"], Reason.TAKEN_DOWN.value))
     return ledger.filter(pa.array(log.named(ledger), pa.bool_()))
+
+
+def _identifiers(lines: pa.Table) -> Iterator[Identifier]:
+    """Yield what the lines are known by; not the digest of what is no image: many dead links share one error page."""
+    for line in lines.to_pylist():
+        for kind in KINDS:
+            if line[kind] and not (kind == "sha256" and line["reason"] in _NO_PICTURE):
+                yield Identifier(kind, line[kind])
 
 
 def _rewrite(out: str, shard: InputShard, config: Config, log: Takedowns, run_digest: str) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from damage import about, findings
+from damage import about, change_ledger, findings
 from finished_toy import LOOSE, toy_run
 from toy import Silent, ToySource, contents, toy_parts
 from typer.testing import CliRunner
@@ -161,6 +161,15 @@ def test_what_no_ledger_has_is_told_and_kept_out(out: Path) -> None:
     assert take_down(str(out), [other]).unknown == (other,)
     assert read_takedowns(str(out)).holds("url", other.value)
     assert findings(out) == []
+
+
+def test_rows_that_share_an_error_page_with_it_stay(out: Path) -> None:
+    """Many dead links answer with the same page, which is no image: it says nothing of the sample."""
+    page = {"sha256": "cd" * 32, "reason": "not_image", "verdict": "failed"}
+    change_ledger(out, lambda lines: [lines[i].update(page) for i in (9, 19)], 0)
+    first, second = [row for row in rows_of(out) if row.reason == "not_image"]
+    assert take_down(str(out), [Identifier("url", first.url)]).rows == 1
+    assert [row.url for row in rows_of(out) if row.reason == "not_image"] == [second.url]
 
 
 # interruptions
