@@ -10,7 +10,7 @@ from toy_training import quiet, tiny_config, toy_shards
 from l2i_builder.errors import ConfigError, WeightsError
 from model.autoencoder import CaT2IAutoencoder
 from model.config import load_model_config
-from model.data import Loader, Place, validation_batches
+from model.data import LayerStream, Loader, Place, validation_batches
 from model.draw import Draw
 from model.pixels import Batch
 from model.trackers import read_metrics
@@ -105,7 +105,8 @@ def _gradients(config, batches: list[Batch], rank: int, ranks: int) -> dict[str,
     }
 
 
-def _rank(rank: int, config, batches: list[Batch], port: int, out: str) -> None:
+def _join(rank: int, port: int) -> None:
+    """Make this process one of two, on loopback."""
     torch.set_num_threads(1)
     os.environ |= {
         "RANK": str(rank),
@@ -115,9 +116,38 @@ def _rank(rank: int, config, batches: list[Batch], port: int, out: str) -> None:
         "MASTER_PORT": str(port),
         "ACCELERATE_USE_CPU": "true",
     }
-    gradients = _gradients(config, batches, rank, 2)
-    torch.save(gradients, f"{out}/{rank}.pt")
+
+
+def _rank(rank: int, config, batches: list[Batch], port: int, out: str) -> None:
+    _join(rank, port)
+    torch.save(_gradients(config, batches, rank, 2), f"{out}/{rank}.pt")
     torch.distributed.destroy_process_group()
+
+
+def _train_rank(rank: int, config, port: int, out: str) -> None:
+    _join(rank, port)
+    keys: list[str] = []
+    collate = LayerStream.collate
+
+    def noted(self, samples, epoch):
+        keys.extend(key for key, _, _ in samples)
+        return collate(self, samples, epoch)
+
+    LayerStream.collate = noted
+    train_autoencoder(config, quiet())
+    torch.save(keys, f"{out}/keys-{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+def start_two(function, *given) -> None:
+    """Run ``function(rank, *given)`` in two processes; an error in one is raised here."""
+    torch.multiprocessing.start_processes(function, given, nprocs=2, start_method="fork")
+
+
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
 
 
 def test_two_ranks_have_the_gradients_of_one_process(run, tmp_path):
@@ -127,16 +157,32 @@ def test_two_ranks_have_the_gradients_of_one_process(run, tmp_path):
     )
     whole = next(iter(Loader(config.data, Place(batch=8), 0)))
     halves = [Batch(whole.keys[part], whole.captions[part], whole.pixels[part]) for part in (slice(0, 4), slice(4, 8))]
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    torch.multiprocessing.start_processes(_rank, (config, halves, port, str(tmp_path)), nprocs=2, start_method="fork")
+    torch.multiprocessing.start_processes(
+        _rank, (config, halves, _free_port(), str(tmp_path)), nprocs=2, start_method="fork"
+    )
     one = _gradients(config, [whole], 0, 1)
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
     assert same(first, second)
     for name, gradient in one.items():
         torch.testing.assert_close(first[name], gradient, rtol=1e-4, atol=1e-6, msg=name)
     assert max(float(gradient.abs().max()) for gradient in one.values()) > 1e-3
+
+
+def test_two_ranks_train_the_same_number_of_steps_on_uneven_shards(run, tmp_path):
+    """Two epochs of shards with 20, 26 and 14 samples; a rank with fewer batches would leave the other waiting."""
+    batch, steps = 4, 14
+    config = tiny_config(
+        run,
+        tmp_path,
+        data={"validation": f"{run}/shards/00002.tar"},
+        train_autoencoder={"steps": steps, "batch": batch, "validate_samples": 1},
+    )
+    start_two(_train_rank, config, _free_port(), str(tmp_path))
+    assert checkpoint(tmp_path, steps)["step"] == steps
+    keys = [torch.load(tmp_path / f"keys-{rank}.pt", weights_only=True) for rank in (0, 1)]
+    trained = [each[1 : 1 + batch * 7] for each in keys]  # the first is validated on; seven batches are an epoch
+    assert all(len(set(each)) == batch * 7 for each in trained)
+    assert not set(trained[0]) & set(trained[1])
 
 
 def test_discriminators_begin_when_they_are_told_to(run, tmp_path):
