@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -13,13 +14,17 @@ from l2i_builder.sample import UNKNOWN
 POINTS = 120  # of a curve, at most
 BINS = 10  # of the reliability curve
 REPEATS = 300  # of the bootstrap
+FEWEST = 10  # labels of either kind for a bootstrap: of fewer it claims to be sure where it knows nothing
+
+Measure = Callable[[np.ndarray, np.ndarray, np.ndarray], float]
 
 
 def judge_curves(found: Labelled, judge: str, threshold: float | None) -> dict[str, Any]:
     """Return the curves of one judge, "mask" or "inpainting", from audit labels: labels, good, bad, then figures.
 
-    auc and average_precision come as [value, low, high] with 95 % bootstrap intervals, or None where one of the
-    classes is missing; at: precision, recall and false positive rate at the run's own threshold.
+    auc and average_precision come as [value, low, high] with 95 % bootstrap intervals (None of fewer than FEWEST labels
+    of either kind), or None where one of the classes is missing; at: precision, recall and false positive rate at the
+    run's own threshold.
     """
     answer = getattr(found, judge)
     score = getattr(found, f"{judge}_score")
@@ -42,11 +47,16 @@ def judge_curves(found: Labelled, judge: str, threshold: float | None) -> dict[s
     bands = [wilson(float(precision[k]), float(size[k])) for k in every]
     result["pr"] = [_line(cuts[k], recall[k], precision[k], *band) for k, band in zip(every, bands, strict=True)]
     result["roc"] = [_line(1.0, 0.0, 0.0), *(_line(cuts[k], wrong[k], recall[k]) for k in every)]
-    groups = np.arange(len(s))
+    enough = min(good.sum(), (~good).sum()) >= FEWEST
     for name, measure in (("auc", weighted_auc), ("average_precision", weighted_average_precision)):
-        low, high = interval(lambda some, m=measure: m(s[some], good[some], w[some]), groups, REPEATS)  # type: ignore[misc]
-        result[name] = [round(float(x), 4) if np.isfinite(x) else None for x in (measure(s, good, w), low, high)]
+        ends = bootstrap(measure, s, good, w) if enough else (np.nan, np.nan)
+        result[name] = [round(float(x), 4) if np.isfinite(x) else None for x in (measure(s, good, w), *ends)]
     return result
+
+
+def bootstrap(measure: Measure, s: np.ndarray, good: np.ndarray, w: np.ndarray) -> tuple[float, float]:
+    """Return the 95 % bootstrap interval of a measure of scores, labels and weights."""
+    return interval(lambda some: measure(s[some], good[some], w[some]), np.arange(len(s)), REPEATS)
 
 
 def sweep(s: np.ndarray, good: np.ndarray, w: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:

@@ -72,10 +72,11 @@ def span(value: list[float] | None) -> str:
     return f"{100 * value[0]:.1f} % ({100 * value[1]:.1f}–{100 * value[2]:.1f})" if value else "–"
 
 
-def interval(value: list[float]) -> str:
+def interval(value: list[float | None]) -> str:
     """A figure with its interval: [0.921, 0.88, 0.95] -> "0.921 (0.880–0.950)"."""
-    low, high = (f"{end:.3f}" if end is not None else "?" for end in value[1:])
-    return f"{value[0]:.3f} ({low}–{high})"
+    if None in value:
+        return f"{value[0]:.3f}, too few labels for an interval"
+    return f"{value[0]:.3f} ({value[1]:.3f}–{value[2]:.3f})"
 
 
 def dollars(value: float) -> str:

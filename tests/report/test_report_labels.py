@@ -124,6 +124,19 @@ def test_weights_count_as_so_many_samples():
     assert [line["good"] for line in heavy] == [line["good"] for line in light]
 
 
+def test_a_handful_of_labels_has_no_interval():
+    few = Labelled(
+        key=[str(i) for i in range(12)],
+        mask=np.array([1.0] * 8 + [0.0] * 4),
+        inpainting=np.ones(12),
+        weight=np.ones(12),
+        mask_score=np.linspace(0.9, 0.1, 12),
+        inpainting_score=np.full(12, 0.9),
+        reason=np.array([""] * 12, object),
+    )
+    assert c.judge_curves(few, "mask", 0.5)["auc"] == [1.0, None, None]
+
+
 def test_intervals_of_unequal_weights_cover_the_truth():
     rng = np.random.default_rng(0)
     covered = 0

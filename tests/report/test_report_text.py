@@ -59,6 +59,28 @@ def test_duration(seconds, shown):
     assert text.duration(seconds) == shown
 
 
+@pytest.mark.parametrize(
+    ("change", "shown"), [(0, "0"), (0.0123, "+1.2"), (-0.0046, "−0.46"), (0.25, "+25.0"), (1e-7, "+< 0.001")]
+)
+def test_points(change, shown):
+    assert text.points(change) == shown
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [(0, "$0"), (0.04, "$0.04"), (1.5, "$1.50"), (1234.5, "$1,234"), (0.0123, "$0.0123"), (0.5, "$0.50")],
+)
+def test_dollars(value, shown):
+    assert text.dollars(value) == shown
+
+
+def test_intervals():
+    assert text.interval([0.921, 0.88, 0.95]) == "0.921 (0.880–0.950)"
+    assert text.interval([1.0, None, None]) == "1.000, too few labels for an interval"
+    assert text.span([0.92, 0.88, 0.951]) == "92.0 % (88.0–95.1)"
+    assert text.span(None) == "–"
+
+
 @pytest.mark.parametrize(("value", "shown"), [(0, "0 B"), (812, "812 B"), (1.4e6, "1.4 MB"), (3.2e15, "3,200 TB")])
 def test_size(value, shown):
     assert text.size(value) == shown
