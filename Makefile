@@ -3,10 +3,11 @@ SHELL := /bin/bash
 VENV ?= .venv
 UV_VERSION := 0.13.9
 BIN := $(VENV)/bin
-TEST_WEIGHTS := u2net u2netp efficientnet_lite0
+TEST_WEIGHTS := u2net u2netp efficientnet_lite0 minilm minilm-tokenizer
 RUN_PYTHON := NO_ALBUMENTATIONS_UPDATE=1 $(BIN)/python
 
-.PHONY: help build-shards train-filters test test-fast test-faults fuzz lint format types coverage setup setup-dev lock clean
+.PHONY: help build-shards review train-filters train-demo evaluate test test-fast test-faults fuzz lint format coverage \
+	setup setup-dev lock clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  \033[1m%-14s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,6 +41,16 @@ format: $(VENV)/.dev ## format the code
 train-filters: $(VENV)/.runtime ## make labels and train the judges' heads anew, into runs/heads
 	@$(RUN_PYTHON) -m classifiers.bootstrap --out runs/labels --scenes 110
 	@$(RUN_PYTHON) -m classifiers.train --data runs/labels --out runs/heads
+
+train-demo: $(VENV)/.runtime ## train toy models on toy scenes on this machine's CPU, with curves and pictures; OUT=
+	@$(RUN_PYTHON) -m model.demo --out $(or $(OUT),runs/demo) $(ARGS)
+
+review: $(VENV)/.runtime ## judge samples of a run in the browser; OUT=
+	@$(BIN)/l2i review $(or $(OUT),runs/sample) $(ARGS)
+
+evaluate: $(VENV)/.runtime ## measure a model as the paper's tables do; MODEL= REFERENCE= OUT= ARGS=
+	@$(BIN)/l2i evaluate --model "model=$(MODEL)" --reference "LL2I-E=$(REFERENCE)" \
+		--out '$(or $(OUT),runs/evaluation)' $(ARGS)
 
 setup: $(VENV)/.runtime ## install what a run needs into .venv (Python 3.11 or 3.12)
 
