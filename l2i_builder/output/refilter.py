@@ -19,8 +19,9 @@ from l2i_builder.errors import ConfigError, OutputError
 from l2i_builder.ingest.planning import InputPlan, InputShard
 from l2i_builder.judge.judges import Head, feature_kind, load_head
 from l2i_builder.output.commit import commit_shard
-from l2i_builder.output.features import TASKS
-from l2i_builder.output.manifest import PENDING, RUN_FILE, RunManifest, claim, finished
+from l2i_builder.output.features import FOLDER as FEATURES
+from l2i_builder.output.features import TASKS, read_features
+from l2i_builder.output.manifest import PENDING, RUN_FILE, RunManifest, claim, finished, read_manifest, shard_name
 from l2i_builder.output.rewrite import spread, stored_shard, stored_stats
 from l2i_builder.output.rules import REASONS, Rule, head_digests, rule_of
 from l2i_builder.output.shards import amend_info, wids_index
@@ -70,6 +71,7 @@ def refilter(
         raise OutputError(f"{out} has shards under {PENDING}/, left by an interruption. Run that command again first.")
     changed = _changed(run, _changes(overrides))
     rules = {task: _rule(task, run, changed) for task in TASKS}
+    _check_heads(out, run, rules)
     new = claim(to, replace(changed, derived_from=run.digest, version=__version__))
     storage.write_bytes(storage.join(to, "input.json"), plan_json)
     _hand_on_takedowns(out, to)
@@ -125,16 +127,37 @@ def _decide(row: Row, rules: Sequence[Rule], stored: bool) -> None:
 
 def _rescore(batch: Batch, task: str, head: Head, name: str) -> None:
     """Score with another head every row that the judge has scored."""
-    kind, wanted = batch.feature_kinds.get(task), feature_kind(head)
     vectors = batch.features.get(task, {})
-    scored = [row for row in batch.rows if getattr(row, f"{task}_score") != UNKNOWN and row.reason in _JUDGED]
-    if scored and (kind is None or any(row.key not in vectors for row in scored)):
-        raise ConfigError(
-            f"{name} was built without stored features (shards.features), so judge.{task}.head cannot change: "
-            "only thresholds can. Build it again with shards.features=true for another head."
-        )
-    if kind is None:
+    scored = [row for row in batch.rows if getattr(row, f"{task}_score") != UNKNOWN]
+    if any(row.key not in vectors for row in scored if row.reason in _JUDGED):
+        raise _no_features(name, task)
+    if task not in batch.feature_kinds:
         return
+    _check_kind(batch.feature_kinds[task], head)
+    for row in scored:
+        if row.key in vectors:
+            setattr(row, f"{task}_score", float(head.predict(vectors[row.key][None])[0]))
+            setattr(row, f"{task}_head", head.card["name"])
+    batch.feature_kinds[task] = feature_kind(head)
+
+
+def _check_heads(out: str, run: RunManifest, rules: Rules) -> None:
+    """Raise ConfigError, before anything is written, for heads that cannot score what is stored."""
+    heads = {task: head for task, (_, head) in rules.items() if head is not None}
+    if heads and not run.config.get("shards", {}).get("features"):
+        raise _no_features(out, next(iter(heads)))
+    for number in sorted(finished(out)) if heads else ():
+        name = f"{FEATURES}/{shard_name(number)}.parquet"
+        if name in read_manifest(out, number).files:
+            kinds = read_features(storage.join(out, name)).kinds
+            for task, head in heads.items():
+                if task in kinds:
+                    _check_kind(kinds[task], head)
+            return
+
+
+def _check_kind(kind: Mapping[str, Any], head: Head) -> None:
+    wanted = feature_kind(head)
     if any(kind.get(key) != wanted[key] for key in ("features", "dim", "backbone_sha256")):
         raise ConfigError(
             f"head {wanted['head']} wants the features {wanted['features']} of {wanted['backbone']} "
@@ -142,11 +165,13 @@ def _rescore(batch: Batch, task: str, head: Head, name: str) -> None:
             f"{str(kind.get('backbone_sha256'))[:12]}: its scores would mean nothing. Give a head trained on these, "
             "or build again with it."
         )
-    for row in batch.rows:
-        if getattr(row, f"{task}_score") != UNKNOWN and row.key in vectors:
-            setattr(row, f"{task}_score", float(head.predict(vectors[row.key][None])[0]))
-            setattr(row, f"{task}_head", wanted["head"])
-    batch.feature_kinds[task] = wanted
+
+
+def _no_features(name: str, task: str) -> ConfigError:
+    return ConfigError(
+        f"{name} was built without stored features (shards.features), so judge.{task}.head cannot change: "
+        "only thresholds can. Build it again with shards.features=true for another head."
+    )
 
 
 def _facts(row: Row) -> tuple[Any, ...]:

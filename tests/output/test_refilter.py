@@ -233,6 +233,7 @@ def test_a_head_of_another_family_or_backbone_is_refused(
     other = tiny_heads(tmp_path, family, seed)["mask"]
     with pytest.raises(ConfigError, match=words):
         refilter(judged[1].out, str(tmp_path / "new"), [f"judge.mask.head={other}"])
+    assert not (tmp_path / "new").exists()
 
 
 def test_without_features_thresholds_can_change_and_heads_cannot(tmp_path: Path) -> None:
