@@ -59,6 +59,7 @@ def test_a_damaged_file_is_an_error_that_says_what_to_do(tmp_path: Path, content
         read_features(str(path))
 
 
+@pytest.mark.slow
 def test_every_scored_row_has_features_that_give_exactly_its_score(tmp_path: Path) -> None:
     heads = tiny_heads(tmp_path)
     config = judged_run(tmp_path, tmp_path / "out", heads)

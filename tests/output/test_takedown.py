@@ -179,6 +179,7 @@ class Cut(BaseException):
     """What an interrupt is to the code: nothing it would catch."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_cut_off_at_any_step_another_call_finishes_it(
     template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str
