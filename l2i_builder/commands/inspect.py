@@ -19,9 +19,7 @@ EVERY = 60.0  # seconds between lines
 def verify(
     out: OutArgument,
     deep: Annotated[bool, typer.Option("--deep", help="Also decode every triplet and check its layers.")] = False,
-    digest: Annotated[
-        str, typer.Option(help="Output digest from a trusted source.", show_default=False)
-    ] = "",
+    digest: Annotated[str, typer.Option(help="Output digest from a trusted source.", show_default=False)] = "",
 ) -> None:
     """Prove a run complete and undamaged: counts, digests, ledgers against shards, every row accounted for.
 
