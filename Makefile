@@ -38,9 +38,8 @@ lint: $(VENV)/.dev ## check style (ruff) and types (mypy)
 format: $(VENV)/.dev ## format the code
 	@$(BIN)/ruff check --fix-only -q . && $(BIN)/ruff format .
 
-train-filters: $(VENV)/.runtime ## make labels and train the judges' heads anew, into runs/heads
-	@$(RUN_PYTHON) -m classifiers.bootstrap --out runs/labels --scenes 110
-	@$(RUN_PYTHON) -m classifiers.train --data runs/labels --out runs/heads
+train-filters: $(VENV)/.runtime ## make labels and train the judges' heads; ARGS='--labels OUT --tag v3'
+	@$(RUN_PYTHON) -m l2i_builder.cli train-filters $(ARGS)
 
 train-demo: $(VENV)/.runtime ## train toy models on toy scenes on this machine's CPU, with curves and pictures; OUT=
 	@$(RUN_PYTHON) -m model.demo --out $(or $(OUT),runs/demo) $(ARGS)
