@@ -213,9 +213,9 @@ def latent_statistics(
     """Return mean and standard deviation of each channel of the latents, from the first training samples."""
     batch = config.train_autoencoder.batch
     data = config.data.model_copy(update={"latents": "", "workers": 0})
-    batches = iter(Loader(data, Place(batch=batch), config.seed))
+    loader = Loader(data, Place(batch=batch), config.seed)
     count, total, squares = 0, torch.zeros(model.latent_channels), torch.zeros(model.latent_channels)
-    for samples in islice(batches, -(-MEASURED // batch)):
+    for samples in islice(loader, min(-(-MEASURED // batch), loader.batches)):
         posterior = model.encode(samples.to(device).layers())
         mean, variance = posterior.mean.double().cpu(), posterior.var.double().cpu()
         count += mean.numel() // model.latent_channels

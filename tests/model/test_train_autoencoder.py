@@ -46,6 +46,7 @@ def same(a, b) -> bool:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.slow
 def test_resumed_it_equals_one_that_never_stopped_discriminators_and_all(run, tmp_path, workers):
     for out, steps in (("whole", (5,)), ("parts", (3, 5))):
         for until in steps:
@@ -168,6 +169,7 @@ def test_two_ranks_have_the_gradients_of_one_process(run, tmp_path):
     assert max(float(gradient.abs().max()) for gradient in one.values()) > 1e-3
 
 
+@pytest.mark.slow
 def test_two_ranks_train_the_same_number_of_steps_on_uneven_shards(run, tmp_path):
     """Two epochs of shards with 20, 26 and 14 samples; a rank with fewer batches would leave the other waiting."""
     batch, steps = 4, 14

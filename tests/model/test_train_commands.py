@@ -15,6 +15,7 @@ def _fresh_accelerate():
     GradientState._reset_state()
 
 
+@pytest.mark.slow
 def test_autoencoder_cache_diffusion_one_after_another(tmp_path):
     shards, file = toy_shards(tmp_path), tmp_path / "tiny.yaml"
     file.write_text(yaml.safe_dump(tiny_config(shards, "").model_dump(mode="json", exclude={"out"})))

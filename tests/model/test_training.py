@@ -204,6 +204,7 @@ def test_the_gradient_scaler_steps_every_optimiser_once(run, tmp_path):
     assert torch.load(tmp_path / "scaled/checkpoints/toy/00000003.pt", weights_only=True)["scaler"]["scale"] == 2.0**10
 
 
+@pytest.mark.slow
 def test_compiled_models_train_the_same(run, tmp_path):
     plain = trainer(run, tmp_path / "plain", steps=2)
     plain.run()
