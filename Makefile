@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 TEST_WEIGHTS := u2net u2netp efficientnet_lite0 minilm minilm-tokenizer
 RUN_PYTHON := NO_ALBUMENTATIONS_UPDATE=1 $(BIN)/python
 
-.PHONY: help build-shards review train-filters train-demo evaluate test test-fast test-faults fuzz lint format coverage \
+.PHONY: help build-shards review train-filters train-demo evaluate test test-fast test-faults fuzz audit lint format coverage \
 	setup setup-dev lock clean
 
 help: ## list the targets
@@ -25,6 +25,9 @@ test-fast: $(VENV)/.dev ## run the tests that take seconds
 
 test-faults: $(VENV)/.dev ## disturb runs on a two-node Ray cluster and compare bytes; ROUNDS= SEED=
 	@$(RUN_PYTHON) tests/faults/matrix.py --rounds $(or $(ROUNDS),50) --seed $(or $(SEED),0)
+
+audit: $(VENV)/.dev ## look the locked packages up among known vulnerabilities (needs pypi.org)
+	@$(BIN)/uv tool run pip-audit --strict --disable-pip --require-hashes -r requirements/lock.txt
 
 fuzz: $(VENV)/.dev ## fuzz what strangers' bytes reach; TARGET= SECONDS= (targets: tests/fuzz/targets.py)
 	@$(RUN_PYTHON) tests/fuzz/fuzz.py $(or $(TARGET),http_answer) -max_total_time=$(or $(SECONDS),60)

@@ -18,13 +18,12 @@ from l2i_builder.output.manifest import finished, read_manifest, shard_name
 from l2i_builder.report.run import Run, ledger_of, open_run
 from l2i_builder.report.thresholds import thresholds
 from l2i_builder.review.tars import Tars
-from l2i_builder.sample import UNKNOWN, Reason, key_fraction
+from l2i_builder.sample import NEVER_SHOWN, UNKNOWN, Reason, key_fraction
 
 COLUMNS = (
     *("key", "caption", "url", "audit", "reason", "stage", "detail", "mask_area", "mask_components"),
     *("mask_score", "inpainting_score", "mask_head", "inpainting_head"),
 )
-NEVER_SHOWN = (Reason.UNSAFE.value, Reason.OPTED_OUT.value)  # whatever a tar may hold
 LAYERS = {"image": "jpg", "mask": "mask.png", "background": "bg.jpg", "strip": "webp"}
 READERS = 8  # shards read at a time: object stores answer slowly
 TYPES = {"jpg": "image/jpeg", "mask.png": "image/png", "bg.jpg": "image/jpeg", "webp": "image/webp"}
@@ -200,5 +199,5 @@ class _Shard:
 
 def _with_masks(ledger: pa.Table) -> pa.Table:
     """Return the rows that have a mask and may be shown. A key's other rows, its duplicates, have no mask."""
-    shown = pc.invert(pc.is_in(ledger["reason"], value_set=pa.array(NEVER_SHOWN)))
+    shown = pc.invert(pc.is_in(ledger["reason"], value_set=pa.array(sorted(NEVER_SHOWN))))
     return ledger.filter(pc.and_(pc.not_equal(ledger["mask_area"], UNKNOWN), shown))
