@@ -18,7 +18,7 @@ from l2i_builder.output.manifest import finished, read_manifest, shard_name
 from l2i_builder.report.run import Run, ledger_of, open_run
 from l2i_builder.report.thresholds import thresholds
 from l2i_builder.review.tars import Tars
-from l2i_builder.sample import NEVER_SHOWN, UNKNOWN, Reason, key_fraction
+from l2i_builder.sample import NEVER_SHOWN, UNKNOWN, key_fraction
 
 COLUMNS = (
     *("key", "caption", "url", "audit", "reason", "stage", "detail", "mask_area", "mask_components"),
