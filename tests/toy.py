@@ -59,13 +59,18 @@ class ToySource:
             time.sleep(self.pause)
             part = rows[start : start + self.config.cluster.batch_rows]
             live = np.array([i for i, row in enumerate(part) if row.kept], np.int64)
-            images = [toy_image(part[i].key) for i in live]
-            image = np.stack(images) if images else np.zeros((0, SIDE, SIDE, 3), np.uint8)
+            side = self.config.image.size
+            images = [toy_image(part[i].key, side) for i in live]
+            image = np.stack(images) if images else np.zeros((0, side, side, 3), np.uint8)
             yield Batch(part, live, shard_rows=len(rows), image=image)
 
 
-def toy_image(key: str) -> np.ndarray:
+def toy_image(key: str, side: int = SIDE) -> np.ndarray:
     """A smooth picture with a bright disc, different for each key."""
+    return drawn(key).repeat(side // SIDE, 0).repeat(side // SIDE, 1)
+
+
+def drawn(key: str) -> np.ndarray:
     grid = np.linspace(0, 200, SIDE)
     image = np.stack([np.add.outer(grid, grid * key_fraction(key, f"c{i}")) / 2 for i in range(3)], -1)
     return np.where(disc(key)[..., None], 255, image).astype(np.uint8)

@@ -11,7 +11,8 @@ from l2i_builder.sample import Reason
 
 _GZIP, _ZLIB, _RAW = 31, 15, -15  # zlib window bits of the three formats
 _IMAGE_STARTS = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"RIFF", b"GIF8", b"BM", b"II*\0", b"MM\0*")
-_PROLOGUE = rb"(?:\s++|<\?xml[^>]*+>|<!--(?:(?!-->).)*+-->)*+"
+# No possessive group: Python before 3.11.5 matches those wrongly.
+_PROLOGUE = rb"(?:\s|<\?xml[^>]*>|<!--(?:(?!-->).)*-->)*"
 _TEXT_IMAGE = re.compile(
     rb"P[1-7]\s|#define |/\* XPM|#\?RADIANCE|%!PS|" + _PROLOGUE + rb"<(?:!doctype )?svg", re.IGNORECASE | re.DOTALL
 )

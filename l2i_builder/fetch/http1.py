@@ -32,7 +32,7 @@ _DIGITS = re.compile(r"[0-9]{1,18}")
 _FRAMING = {
     _SIZE: re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[^\r\n]*)?\r?\n"),
     _CRLF: re.compile(rb"\r?\n"),
-    _TRAILERS: re.compile(rb"(?:[^\r\n]++\r?\n)*+\r?\n"),
+    _TRAILERS: re.compile(rb"(?:[^\r\n]+\r?\n)*\r?\n"),
 }
 
 

@@ -12,7 +12,7 @@ import asyncio
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 RETRY_PAUSE = 0.5  # seconds before the second attempt at a shard; doubles
 COMMIT_PAUSES = (1.0, 5.0, 20.0)  # seconds before storage that refused a commit is asked again
+NODE_SECONDS = 60.0  # in which a node has to say whether it can read the output folder
 
 _PERHAPS_PASSING = (ClusterError, OutputError, MetadataError)
 
@@ -285,8 +286,12 @@ def check_shared_output(out: str) -> None:
 
     look = ray.remote(num_cpus=0)(_trouble_reading)
     asked = [look.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)) for node in nodes]
-    answers = ray.get([ask.remote(storage.join(out, "run.json")) for ask in asked])
-    troubles = [f"{address}: {answer}" for address, answer in zip(nodes.values(), answers, strict=True) if answer]
+    answers = [ask.remote(storage.join(out, "run.json")) for ask in asked]
+    troubles = []
+    for address, answer in zip(nodes.values(), answers, strict=True):
+        with suppress(RayError):  # a node that is going, or too busy to say: its actors will tell
+            if trouble := ray.get(answer, timeout=NODE_SECONDS):
+                troubles.append(f"{address}: {trouble}")
     if troubles:
         advice = (
             "Give every node its credentials (AWS_* variables, or a role) before `ray start`."

@@ -346,7 +346,8 @@ class Matrix:
             line.skipped = str(reason)
             return
         except Exception as error:
-            line.errors.append(f"round {number}: {type(error).__name__}: {error}")
+            log = (self.folder / "driver.log").read_text(errors="replace").splitlines()[-8:]
+            line.errors.append(f"round {number}: {type(error).__name__}: {error}\n  " + "\n  ".join(log))
         finally:
             for driver in run.drivers:
                 driver.kill()
