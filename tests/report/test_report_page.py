@@ -25,8 +25,8 @@ SECTIONS = [
     "thresholds",
     "labels",
     "galleries",
-    "distributions",
     "domains",
+    "distributions",
     "shards",
     "cost",
 ]
