@@ -1,4 +1,4 @@
-"""A demonstration that everything trains: ``python -m model.demo --out runs/demo``, under 15 minutes on two CPU cores.
+"""A demonstration that everything trains: ``python -m model.demo --out runs/demo``.
 
 Writes toy scenes as shards, trains a tiny CaT2I-AE and a tiny text-conditioned diffusion model on them with the same
 code that trains the large ones, and leaves pictures (``curves.png``, ``reconstruction.png``, ``samples.png``) and
