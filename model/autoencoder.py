@@ -78,7 +78,65 @@ class Head(nn.Module):
         return weight
 
 
-class CaT2IAutoencoder(ModelMixin, ConfigMixin):
+class LatentAutoencoder(ModelMixin, ConfigMixin):
+    """Base: layers to latents and back, and latents as the diffusion model sees them.
+
+    A subclass has ``_moments``, ``_layers`` and ``_statistics``, and ``latents_mean``, ``latents_std`` in its
+    configuration.
+    """
+
+    def forward(
+        self, x: Tensor, mode: Literal["reconstruct", "encode", "decode"] = "reconstruct", noise: Tensor | None = None
+    ) -> Any:
+        """Run the part that ``mode`` names: one entry for all, so that the hooks of DDP and FSDP fire.
+
+        "encode": x layers [N, 7, H, W] -> moments [N, 2 * latent_channels, h, w]. "decode": x latents -> ``Layers``.
+        "reconstruct": x layers -> ``Reconstruction``; the latent is mean + std * noise, the mean where noise is None.
+        """
+        if mode == "encode":
+            return self._moments(x)
+        if mode == "decode":
+            return self._layers(x)
+        moments = self._moments(x)
+        posterior = DiagonalGaussianDistribution(moments)
+        latents = posterior.mean if noise is None else posterior.mean + posterior.std * noise
+        return Reconstruction(self._layers(latents), moments)
+
+    def encode(self, x: Tensor) -> DiagonalGaussianDistribution:
+        """Return the posterior over raw latents (``.sample(generator)``, ``.mode()``) of layers x [N, 7, H, W]."""
+        return DiagonalGaussianDistribution(self(x, mode="encode"))
+
+    def decode(self, latents: Tensor) -> Layers:
+        """Return the layers of raw latents [N, latent_channels, h, w]."""
+        return self(latents, mode="decode")
+
+    def normalise(self, latents: Tensor) -> Tensor:
+        """Return raw latents as the diffusion model sees them: zero mean and unit variance for each channel."""
+        mean, std = self._statistics(latents)
+        return (latents - mean) / std
+
+    def denormalise(self, latents: Tensor) -> Tensor:
+        """Return raw latents for ``decode``; the inverse of ``normalise``."""
+        mean, std = self._statistics(latents)
+        return latents * std + mean
+
+    def set_statistics(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        """Keep the mean and standard deviation of each latent channel in the configuration, which is saved."""
+        self.register_to_config(latents_mean=[float(value) for value in mean], latents_std=[float(v) for v in std])
+
+    def _moments(self, x: Tensor) -> Tensor:
+        """layers [N, 7, H, W] -> moments [N, 2 * latent_channels, h, w]: means, then log variances."""
+        raise NotImplementedError
+
+    def _layers(self, latents: Tensor) -> Layers:
+        raise NotImplementedError
+
+    def _statistics(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of each latent channel, [1, latent_channels, 1, 1], as ``like`` is."""
+        raise NotImplementedError
+
+
+class CaT2IAutoencoder(LatentAutoencoder):
     """Layers [N, 7, H, W] <-> latents [N, latent_channels, H / downscale, W / downscale].
 
     Channels of the input: foreground 0..2 and background 3..5 in -1..1, mask 6 in **0..1**. H and W are multiples of
@@ -152,45 +210,6 @@ class CaT2IAutoencoder(ModelMixin, ConfigMixin):
     def downscale(self) -> int:
         """Pixels a latent cell is wide."""
         return int(2 ** (len(self.config.block_out_channels) - 1) * self.config.patch_size)
-
-    def forward(
-        self, x: Tensor, mode: Literal["reconstruct", "encode", "decode"] = "reconstruct", noise: Tensor | None = None
-    ) -> Any:
-        """Run the part that ``mode`` names: one entry for all, so that the hooks of DDP and FSDP fire.
-
-        "encode": x layers [N, 7, H, W] -> moments [N, 2 * latent_channels, h, w]. "decode": x latents -> ``Layers``.
-        "reconstruct": x layers -> ``Reconstruction``; the latent is mean + std * noise, the mean where noise is None.
-        """
-        if mode == "encode":
-            return self._moments(x)
-        if mode == "decode":
-            return self._layers(x)
-        moments = self._moments(x)
-        posterior = DiagonalGaussianDistribution(moments)
-        latents = posterior.mean if noise is None else posterior.mean + posterior.std * noise
-        return Reconstruction(self._layers(latents), moments)
-
-    def encode(self, x: Tensor) -> DiagonalGaussianDistribution:
-        """Return the posterior over raw latents (``.sample(generator)``, ``.mode()``) of layers x [N, 7, H, W]."""
-        return DiagonalGaussianDistribution(self(x, mode="encode"))
-
-    def decode(self, latents: Tensor) -> Layers:
-        """Return the layers of raw latents [N, latent_channels, h, w]."""
-        return self(latents, mode="decode")
-
-    def normalise(self, latents: Tensor) -> Tensor:
-        """Return raw latents as the diffusion model sees them: zero mean and unit variance for each channel."""
-        mean, std = self._statistics(latents)
-        return (latents - mean) / std
-
-    def denormalise(self, latents: Tensor) -> Tensor:
-        """Return raw latents for ``decode``; the inverse of ``normalise``."""
-        mean, std = self._statistics(latents)
-        return latents * std + mean
-
-    def set_statistics(self, mean: Sequence[float], std: Sequence[float]) -> None:
-        """Keep the mean and standard deviation of each latent channel in the configuration, which is saved."""
-        self.register_to_config(latents_mean=[float(value) for value in mean], latents_std=[float(v) for v in std])
 
     def last_weights(self) -> dict[str, nn.Parameter]:
         """Return the last convolution's weight of each head, by the head's name."""

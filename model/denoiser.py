@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler, UNet2DConditionModel
 
-from l2i_builder.errors import ConfigError, WeightsError
+from l2i_builder.errors import ConfigError
 from model.denoiser_config import Noise, UNet
-from model.messages import said
+from model.pretrained import load_pretrained
 
 LAYERS = 3  # F, B, m: what a layered image has, and what can be given
 
@@ -68,19 +68,7 @@ def _architecture(config: UNet, inputs: int, outputs: int, text_dim: int, sample
 def _load(config: UNet) -> UNet2DConditionModel:
     if not config.source:
         raise ConfigError(f"unet.init={config.init} needs unet.source: a folder or hub id that holds a UNet")
-    try:
-        return UNet2DConditionModel.from_pretrained(
-            config.source,
-            subfolder=config.subfolder or None,
-            revision=config.revision or None,
-            use_safetensors=True,  # a pickle can run code
-            low_cpu_mem_usage=False,
-        )
-    except (OSError, ValueError, RuntimeError) as error:
-        raise WeightsError(
-            f"unet.source {config.source!r} holds no UNet that can be loaded: {said(error)}. Check the path, "
-            "unet.subfolder, and that its weights are safetensors"
-        ) from error
+    return load_pretrained(UNet2DConditionModel, "unet", config.source, config.subfolder, config.revision)
 
 
 @torch.no_grad()

@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from model.autoencoder import Layers, Reconstruction
 from model.config import Losses
+from model.messages import said
 
 INSIDE = 0.1  # m above it is foreground (paper, section 3)
 VGG16 = (
@@ -211,7 +212,7 @@ def make_perceptual(config: Losses) -> nn.Module | None:
         return lpips_vgg(_state(path))
     except (RuntimeError, KeyError, ValueError, OSError) as error:
         raise WeightsError(
-            f"{path} holds no VGG16 with torchvision's names ({str(error).splitlines()[0]}); give another file, or "
+            f"{path} holds no VGG16 with torchvision's names ({said(error)}); give another file, or "
             "set losses.perceptual=none"
         ) from error
 

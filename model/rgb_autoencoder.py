@@ -4,23 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, ModelMixin
-from diffusers.configuration_utils import ConfigMixin, register_to_config
-from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
+from diffusers import AutoencoderKL, ModelMixin  # noqa: F401 - pipelines look ModelMixin up where a class is defined
+from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
 from l2i_builder.errors import WeightsError
-from model.autoencoder import CaT2IAutoencoder, Layers, Reconstruction
+from model.autoencoder import CaT2IAutoencoder, LatentAutoencoder, Layers
 from model.config import Autoencoder as AutoencoderConfig
 from model.messages import said
+from model.pretrained import load_pretrained
 
 SD = ("CompVis/stable-diffusion-v1-4", "133a221b8aa7292a167afc5127cb63fb5005638b")
 
 
-class RgbAutoencoder(ModelMixin, ConfigMixin):
+class RgbAutoencoder(LatentAutoencoder):
     """Base: the interface of ``CaT2IAutoencoder`` over an autoencoder of RGB images, Stable Diffusion's.
 
     ``architecture``: configuration of the ``AutoencoderKL`` inside; ``from_rgb`` takes over its weights as well.
@@ -58,41 +58,6 @@ class RgbAutoencoder(ModelMixin, ConfigMixin):
         """Pixels a latent cell is wide."""
         return int(2 ** (len(self.rgb.config.block_out_channels) - 1))
 
-    def forward(
-        self, x: Tensor, mode: Literal["reconstruct", "encode", "decode"] = "reconstruct", noise: Tensor | None = None
-    ) -> Any:
-        """As ``CaT2IAutoencoder.forward``: layers -> moments or ``Reconstruction``; latents -> ``Layers``."""
-        if mode == "decode":
-            return self._layers(x)
-        moments = self._moments(x)
-        if mode == "encode":
-            return moments
-        posterior = DiagonalGaussianDistribution(moments)
-        latents = posterior.mean if noise is None else posterior.mean + posterior.std * noise
-        return Reconstruction(self._layers(latents), moments)
-
-    def encode(self, x: Tensor) -> DiagonalGaussianDistribution:
-        """Return the posterior over raw latents of layers x [N, 7, H, W]; F, B in -1..1, m in 0..1."""
-        return DiagonalGaussianDistribution(self(x, mode="encode"))
-
-    def decode(self, latents: Tensor) -> Layers:
-        """Return the layers of raw latents [N, latent_channels, h, w]."""
-        return self(latents, mode="decode")
-
-    def normalise(self, latents: Tensor) -> Tensor:
-        """Return raw latents as the diffusion model sees them."""
-        mean, std = self._statistics(latents)
-        return (latents - mean) / std
-
-    def denormalise(self, latents: Tensor) -> Tensor:
-        """Inverse of ``normalise``."""
-        mean, std = self._statistics(latents)
-        return latents * std + mean
-
-    def set_statistics(self, mean: Sequence[float], std: Sequence[float]) -> None:
-        """Keep the mean and standard deviation of each latent channel in the configuration, which is saved."""
-        self.register_to_config(latents_mean=[float(value) for value in mean], latents_std=[float(v) for v in std])
-
     def last_weights(self) -> dict[str, nn.Parameter]:
         """Return the last convolution's weight by the layer it decodes: one for all."""
         return dict.fromkeys(self.heads, self.rgb.decoder.conv_out.weight)
@@ -107,13 +72,6 @@ class RgbAutoencoder(ModelMixin, ConfigMixin):
         mean = self.config.latents_mean or [rgb.shift_factor or 0.0] * channels
         std = self.config.latents_std or [1 / rgb.scaling_factor] * channels
         return like.new_tensor(mean).view(1, -1, 1, 1), like.new_tensor(std).view(1, -1, 1, 1)
-
-    def _moments(self, x: Tensor) -> Tensor:
-        """layers [N, 7, H, W] -> moments [N, 2 * latent_channels, h, w]: means, then log variances."""
-        raise NotImplementedError
-
-    def _layers(self, latents: Tensor) -> Layers:
-        raise NotImplementedError
 
 
 class SeparateAutoencoder(RgbAutoencoder):
@@ -179,15 +137,7 @@ def rgb_autoencoder(kind: str, source: str = SD[0], revision: str = "", subfolde
         if CaT2IAutoencoder.load_config(source).get("_class_name") == SeparateAutoencoder.__name__:
             return _taken_over(kind, SeparateAutoencoder.from_pretrained(source))
         subfolder = ""
-    try:
-        rgb = AutoencoderKL.from_pretrained(
-            source, subfolder=subfolder or None, revision=revision or None, use_safetensors=True
-        )
-    except (OSError, ValueError, RuntimeError) as error:
-        raise WeightsError(
-            f"autoencoder.source {source!r} holds no AutoencoderKL: {said(error)}. Check the "
-            "path and autoencoder.subfolder"
-        ) from error
+    rgb = load_pretrained(AutoencoderKL, "autoencoder", source, subfolder, revision)
     return _OVER_RGB[kind].from_rgb(rgb)
 
 

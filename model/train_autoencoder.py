@@ -12,7 +12,7 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
-from l2i_builder.errors import ConfigError, WeightsError
+from l2i_builder.errors import ConfigError
 from l2i_builder.output.manifest import identity
 from model.autoencoder import CaT2IAutoencoder, Layers, Reconstruction
 from model.config import Autoencoder, ModelConfig
@@ -32,6 +32,7 @@ from model.losses import (
     reconstruction_losses,
 )
 from model.pixels import Batch
+from model.pretrained import load_pretrained
 from model.rgb_autoencoder import SeparateAutoencoder, scratch_autoencoder
 from model.sheets import planes_of, sheet
 from model.training import Trainer, make_accelerator
@@ -185,19 +186,7 @@ def make_autoencoder(config: Autoencoder) -> CaT2IAutoencoder | SeparateAutoenco
     from diffusers import AutoencoderKL
 
     kind = AutoencoderKL if config.init == "rgb" else CaT2IAutoencoder
-    try:
-        source = kind.from_pretrained(
-            config.source,
-            subfolder=config.subfolder or None,
-            revision=config.revision or None,
-            use_safetensors=True,  # a pickle can run code
-            low_cpu_mem_usage=False,
-        )
-    except (OSError, ValueError, RuntimeError) as error:
-        raise WeightsError(
-            f"autoencoder.source {config.source!r} holds no {kind.__name__}: {str(error).strip().splitlines()[0]}. "
-            "Check the path and autoencoder.subfolder"
-        ) from error
+    source = load_pretrained(kind, "autoencoder", config.source, config.subfolder, config.revision)
     if config.init == "resume":
         return source
     try:
