@@ -186,6 +186,16 @@ class Cluster(Section):
     attempts: Positive = Field(3, description="attempts at a shard before it is listed as failed")
 
 
+class Observe(Section):
+    """What a running build tells, and to whom (docs/observability.md)."""
+
+    metrics_port: int = Field(0, ge=0, le=65535, description="port of the driver's Prometheus metrics; 0 = none")
+    metrics_address: str = Field("127.0.0.1", description="address they are served on; 0.0.0.0 = every interface")
+    log_format: Literal["text", "json"] = Field("text", description="json: one JSON object a line, on standard error")
+    log_level: Literal["debug", "info", "warning"] = Field("info", description="of JSON lines: the least one written")
+    log_every: Seconds = Field(60.0, description="seconds between progress lines where there is no terminal")
+
+
 class Config(Section):
     """A whole run. ``metadata`` and ``out`` are local paths or fsspec URLs (``s3://``, ``gs://``, ``memory://``)."""
 
@@ -207,6 +217,7 @@ class Config(Section):
     previews: Previews = Previews()
     safety: Safety = Safety()
     cluster: Cluster = how(Cluster(), "how the run is spread over machines")
+    observe: Observe = how(Observe(), "what a running build tells")
 
     @model_validator(mode="after")
     def _layers_fit(self) -> Config:
