@@ -26,12 +26,17 @@ def toy_run(folder: Path, out: Path | str, *overrides: str, rows: int = 40, part
     """Build ``rows`` rows in shards of 20 into ``out``, as ``build`` would; metadata go to ``folder``."""
     config = toy_config(write_metadata(folder / "metadata", rows), Path("x"), *(overrides or THRESHOLDS))
     config = config.model_copy(update={"out": str(out)})
+    plain_run(config, parts or toy_parts(config))
+    return config
+
+
+def plain_run(config: Config, parts: Parts) -> None:
+    """Build everything in this process, as ``build`` would."""
     plan = planning.plan(config)
     run = claim(config.out, RunManifest.of(config, plan.digest, weights_of(config)))
     storage.write_bytes(storage.join(config.out, "input.json"), plan.to_json())
-    run_inline(config, plan.shards, run.digest, Silent(), parts or toy_parts(config))
+    run_inline(config, plan.shards, run.digest, Silent(), parts)
     storage.write_bytes(storage.join(config.out, "index.json"), wids_index(config.out))
-    return config
 
 
 def weights_of(config: Config) -> dict[str, str]:

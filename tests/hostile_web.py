@@ -183,7 +183,7 @@ PAGES: dict[str, Page] = {
     "/slow-headers": drip(b"HTTP/1.1 200 OK\r\nX-Slow: "),
     "/slow-body": drip(answer(b"", length=50_000)),
     "/slow-chunks": drip(chunked(b"x"), b"1\r\nx\r\n"),
-    "/endless-hints": drip(b"", b"HTTP/1.1 103 Early Hints\r\n\r\n"),
+    "/endless-hints": drip(b"", b"HTTP/1.1 103 Early Hints\r\n\r\n", 0.5),
     # sizes
     "/endless": drip(answer(b"", length=-1), b"x" * 65536, 0),
     "/endless-chunks": drip(chunked(b"x"), b"10000\r\n" + b"x" * 65536 + b"\r\n", 0),

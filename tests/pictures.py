@@ -63,6 +63,11 @@ def png(chunks):
     return b"\x89PNG\r\n\x1a\n" + body
 
 
+def lying_png():
+    """A PNG of a few bytes that says it is 65,536 pixels wide and high."""
+    return png([(b"IHDR", struct.pack(">IIBBBBB", 65536, 65536, 8, 2, 0, 0, 0)), (b"IDAT", b""), (b"IEND", b"")])
+
+
 def srgb_profile(swap=False):
     """An sRGB profile; ``swap``: the same with the red and the green primary in each other's place."""
     data = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())

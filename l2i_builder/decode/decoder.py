@@ -110,6 +110,8 @@ def decode(data: bytes, config: ImageConfig) -> Decoded:
         except Image.DecompressionBombError:
             raise DecodeRefusal(Reason.TOO_MANY_PIXELS, f"more than image.max_pixels ({config.max_pixels})") from None
         except Exception as error:  # Pillow raises nearly everything on malformed files
+            if early and str(error) == "Truncated File Read":  # the end fell into the header
+                broken = Reason.DECODE_TRUNCATED
             raise _refusal(error, broken, config) from error
 
 

@@ -16,6 +16,7 @@ from pictures import (
     config,
     corners,
     encode,
+    lying_png,
     needs_bad_images,
     picture,
     png,
@@ -44,10 +45,6 @@ def test_what_is_no_image_of_the_list_is_refused_by_its_first_bytes():
     assert refusal(b"<!DOCTYPE html>").reason is Reason.NOT_IMAGE
     assert refusal(bytes(range(256))).reason is Reason.DECODE_ERROR
     assert refusal(b"").reason is Reason.EMPTY_BODY
-
-
-def lying_png():
-    return png([(b"IHDR", struct.pack(">IIBBBBB", 65536, 65536, 8, 2, 0, 0, 0)), (b"IDAT", b""), (b"IEND", b"")])
 
 
 def lying_jpeg():

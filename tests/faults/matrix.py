@@ -26,16 +26,14 @@ import psutil
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 
-from toy import Silent, contents, toy_config, toy_parts, write_metadata
+from finished_toy import plain_run
+from toy import contents, toy_config, toy_parts, write_metadata
 from unsteady_s3 import UnsteadyRelay
 
 from l2i_builder import storage
-from l2i_builder.ingest import planning
 from l2i_builder.output import manifest
 from l2i_builder.output.ledger import read_ledger
-from l2i_builder.output.shards import wids_index
 from l2i_builder.output.verify import verify
-from l2i_builder.run.inline import run_inline
 
 PAUSE = 0.03  # seconds an image takes, so that there is a middle to disturb
 ROWS, FILES = 60, 2
@@ -264,12 +262,7 @@ class Yardsticks:
         key = (tuple(overrides), fault)
         if key not in self._made:
             config = toy_config(self.metadata, self.folder / f"plain-{len(self._made)}", *LAYOUT, *overrides)
-            plan = planning.plan(config)
-            run = manifest.RunManifest.of(config, plan.digest, {})
-            manifest.claim(config.out, run)
-            storage.write_bytes(storage.join(config.out, "input.json"), plan.to_json())
-            run_inline(config, plan.shards, run.digest, Silent(), toy_parts(config, fault=fault))
-            storage.write_bytes(storage.join(config.out, "index.json"), wids_index(config.out))
+            plain_run(config, toy_parts(config, fault=fault))
             self._made[key] = contents(Path(config.out))
         return self._made[key]
 

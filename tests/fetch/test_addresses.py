@@ -3,39 +3,18 @@
 import ipaddress
 
 import pytest
+from bad_inputs import PRIVATE_V4, embeddings
 from hypothesis import given
 from hypothesis import strategies as st
 
 from l2i_builder.fetch.addresses import is_public
 
-SPECIAL_V4 = """0.0.0.0 0.1.2.3 10.0.0.1 10.255.255.255 100.64.0.1 100.100.100.200 100.127.255.255 127.0.0.1
-    127.255.255.254 168.63.129.16 169.254.0.1 169.254.169.254 169.254.170.2 172.16.0.1 172.31.255.255 192.0.0.1
-    192.0.0.192 192.0.2.1 192.88.99.1 192.168.0.1 192.168.255.255 198.18.0.1 198.19.255.255 198.51.100.7
-    203.0.113.9 224.0.0.1 239.255.255.250 240.0.0.1 255.255.255.255"""
 BESIDE_V4 = """1.1.1.1 8.8.8.8 9.255.255.255 11.0.0.1 100.63.255.255 100.128.0.0 126.255.255.255 128.0.0.1
     168.63.129.15 168.63.129.17 169.253.255.255 169.255.0.1 172.15.255.255 172.32.0.1 191.255.255.255 192.0.1.1
     192.167.255.255 192.169.0.1 198.17.255.255 198.20.0.1 223.255.255.255"""
 SPECIAL_V6 = """:: ::1 ::2 100::1 fc00::1 fd00:ec2::254 fd20:ce::254 fe80::1 fec0::1 ff02::1 ff0e::1 2001:db8::1 2001::1
     2001:2::1 2001:10::1 2001:20::1 2001:1::1 2002::1 3fff::1 2620:4f:8000::1 5f00::1 4000::1 fe80::1%eth0
     2606:4700::1111%eth0"""
-PRIVATE_V4 = SPECIAL_V4.split()
-
-
-def embeddings(v4: str) -> dict[str, str]:
-    """The IPv6 addresses that stand for, or carry, an IPv4 address."""
-    number = int(ipaddress.IPv4Address(v4))
-    high, low = f"{number >> 16:x}", f"{number & 0xFFFF:x}"
-    return {
-        "mapped": f"::ffff:{v4}",
-        "nat64": f"64:ff9b::{v4}",
-        "nat64 of an operator": f"64:ff9b:1::{v4}",
-        "compatible": f"::{v4}",
-        "translated": f"::ffff:0:{v4}",
-        "6to4": f"2002:{high}:{low}::1",
-        "teredo": f"2001:0:{high}:{low}::1",
-        "isatap": f"2a00:1450::5efe:{v4}",
-        "isatap, global": f"2a00:1450::200:5efe:{v4}",
-    }
 
 
 class TestPublicAddresses:

@@ -7,6 +7,7 @@ import random
 from collections.abc import Iterator
 
 import pytest
+from bad_inputs import BAD_ANSWERS, SLOW_ANSWERS
 from fetching import fetch, fetch_all
 from hostile_web import HOST, HTML, JPEG, PAGES, HostileWeb, answer, drip, redirect, then_close
 
@@ -95,53 +96,6 @@ class TestGoodAnswers:
             assert web.connections == 2  # a first visit closes its own: most hosts are met once
 
 
-BAD_ANSWERS = {
-    Reason.HTTP_4XX: ["/404", "/410", "/403", "/999"],
-    Reason.RATE_LIMITED: ["/429"],
-    Reason.HTTP_5XX: ["/500", "/503"],
-    Reason.EMPTY_BODY: ["/empty", "/204", "/empty-gzip"],
-    Reason.BODY_TRUNCATED: ["/cut", "/cut-chunks", "/reset-body", "/206"],
-    Reason.BODY_TOO_LARGE: [
-        "/endless",
-        "/endless-chunks",
-        "/announced-huge",
-        "/gzip-bomb",
-        "/gzip-bomb-chunked",
-        "/deflate-bomb",
-    ],
-    Reason.BAD_ENCODING: [
-        "/corrupt-gzip",
-        "/not-gzip",
-        "/cut-gzip",
-        "/gzip-and-more",
-        "/gzip-twice",
-        "/brotli",
-        "/bad-chunk",
-        "/bad-second-chunk",
-    ],
-    Reason.CONNECT_ERROR: [
-        "/closed",
-        "/reset",
-        "/cut-headers",
-        "/not-http",
-        "/shoutcast",
-        "/bad-length",
-        "/two-lengths",
-        "/nul-header",
-        "/huge-headers",
-        "/many-headers",
-        "/101",
-    ],
-    Reason.NOT_IMAGE: ["/html", "/html-as-jpeg", "/html-latin1", "/json", "/text", "/304", "/nowhere"],
-    Reason.TOO_MANY_REDIRECTS: ["/loop", "/ping", "/chain/6"],
-    Reason.BAD_SCHEME: ["/to-file"],
-    Reason.URL_CREDENTIALS: ["/to-credentials"],
-    Reason.SSRF_BLOCKED: ["/to-loopback", "/to-metadata", "/to-mapped", "/to-decimal"],
-    Reason.DNS_ERROR: ["/to-private-name"],
-    Reason.BAD_URL: ["/to-nonsense", "/to-long"],
-    Reason.OPTED_OUT: ["/noai", "/noai-us", "/content-usage"],
-}
-SLOW_ANSWERS = ["/silent", "/slow-headers", "/slow-body", "/slow-chunks", "/endless-hints"]
 BAD_PAGES = [(path, reason) for reason, paths in BAD_ANSWERS.items() for path in paths]
 
 
