@@ -18,6 +18,7 @@ from l2i_builder.commands import (
     log,
     refilter,
     review,
+    splits,
     takedown,
     train,
     weights,
@@ -42,6 +43,7 @@ app.command()(build.status)
 app.command()(inspect.verify)
 app.command()(inspect.report)
 app.command()(refilter.refilter)
+app.command()(splits.splits)
 app.command()(takedown.takedown)
 app.command()(review.review)
 app.add_typer(review.app, name="labels", no_args_is_help=True)

@@ -14,7 +14,16 @@ from l2i_builder import storage
 from l2i_builder.errors import L2IError, OutputError
 from l2i_builder.ingest.planning import InputPlan
 from l2i_builder.output.features import TASKS
-from l2i_builder.output.manifest import FOLDER, PENDING, RUN_FILE, RunManifest, finished, read_manifest, shard_name
+from l2i_builder.output.manifest import (
+    FOLDER,
+    PENDING,
+    RUN_FILE,
+    RunManifest,
+    finished,
+    layer_count,
+    read_manifest,
+    shard_name,
+)
 from l2i_builder.output.rules import rule_of
 from l2i_builder.output.shards import wids_index
 from l2i_builder.output.tombstones import FILE as TAKEDOWNS
@@ -38,9 +47,10 @@ FOLDERS = {
 TOP = {RUN_FILE, "input.json", "index.json", "report.html", "report.json"}
 TOP |= {"labels.sqlite", "labels.sqlite-wal", "labels.sqlite-shm", "labels.parquet"}
 TOP |= {UNDECIDED, TAKEDOWNS}
+TOP |= {"splits.parquet", "splits.json", "statistics.json", "statistics.html"}
 TOP |= {"README.md", "SHA256SUMS", "croissant.json", "LICENSE", ".gitattributes"}
 
-KNOWN_FOLDERS = {PENDING, "report-files"}
+KNOWN_FOLDERS = {PENDING, "report-files", "hashes"}
 
 Progress = Callable[[int, int], None]
 
@@ -60,7 +70,8 @@ def verify(out: str, deep: bool = False, progress: Progress | None = None) -> li
     planned = {shard.number: shard for shard in plan.shards}
     done = finished(out)
     takedowns = _read_takedowns(out, findings)
-    ledger = LedgerCheck([rule_of(run, task) for task in TASKS], takedowns)
+    rules = [rule_of(run, task) for task in TASKS]
+    ledger = LedgerCheck(rules, takedowns, layer_count(run), bool(run.derived_from))
     findings += _unfinished(done, set(planned))
     findings += _pending(out)
     numbers = sorted(done & set(planned))
