@@ -12,12 +12,14 @@ import secrets
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from datetime import datetime
 from pathlib import Path
 from typing import IO, Any
 
 from l2i_builder.errors import L2IError, OutputError
 
 BLOCK = 4 * 2**20  # bytes of a ranged read from an object store
+_TIMES = ("mtime", "LastModified", "last_modified", "updated", "modified", "created")
 
 
 def is_local(url: str) -> bool:
@@ -108,6 +110,16 @@ def list_names(folder: str, suffix: str = "", error: type[L2IError] = OutputErro
 
 def list_sizes(folder: str, error: type[L2IError] = OutputError) -> dict[str, int]:
     """Return base name -> bytes of a folder's files; {} if it is absent. One listing."""
+    return {name: int(entry["size"] or 0) for name, entry in _list(folder, error).items()}
+
+
+def list_times(folder: str, error: type[L2IError] = OutputError) -> dict[str, float]:
+    """Return base name -> when a folder's files were last written, in seconds since the epoch (0 where the storage
+    does not say); {} if it is absent. One listing."""
+    return {name: _written(entry) for name, entry in _list(folder, error).items()}
+
+
+def _list(folder: str, error: type[L2IError]) -> dict[str, dict[str, Any]]:
     with explained("list", folder, error):
         fs, path = filesystem(folder)
         try:
@@ -115,7 +127,15 @@ def list_sizes(folder: str, error: type[L2IError] = OutputError) -> dict[str, in
         except FileNotFoundError:
             return {}
     files = ((str(entry["name"]).rstrip("/").rpartition("/")[2], entry) for entry in entries if entry["type"] == "file")
-    return {name: int(entry["size"] or 0) for name, entry in files if name}
+    return {name: entry for name, entry in files if name}
+
+
+def _written(entry: dict[str, Any]) -> float:
+    """When a file was written; file systems have different names for it."""
+    value = next((entry[key] for key in _TIMES if entry.get(key)), 0.0)
+    if isinstance(value, str):
+        value = datetime.fromisoformat(value)
+    return value.timestamp() if isinstance(value, datetime) else float(value)
 
 
 def open_read(url: str, error: type[L2IError] = OutputError, cache: str = "readahead") -> IO[bytes]:

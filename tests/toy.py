@@ -19,6 +19,7 @@ from l2i_builder.config import Config
 from l2i_builder.configfile import load_config
 from l2i_builder.errors import WeightsError
 from l2i_builder.ingest.planning import read_rows
+from l2i_builder.peeling import with_peeling
 from l2i_builder.run.cluster import Parts
 from l2i_builder.sample import Batch, Reason, key_fraction
 
@@ -161,7 +162,7 @@ def toy_stages(config, pause, fault, names, device="cpu", threads=1):
         ToyJudgeInpainting(config),
         stages.EncodeStage(config, device, threads),
     ]
-    return [stage for stage in made if stage.name in names]
+    return with_peeling([stage for stage in made if stage.name in names], config)
 
 
 def toy_parts(config: Config, pause: float = 0.0, fault: str = "") -> Parts:
@@ -184,7 +185,7 @@ class Silent:
     def shard_done(self, manifest):
         pass
 
-    def note(self, text):
+    def note(self, text, shard="", attempt=0):
         self.notes.append(text)
 
 

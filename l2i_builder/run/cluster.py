@@ -26,6 +26,7 @@ from l2i_builder.errors import ClusterError, L2IError, MetadataError, OutputErro
 from l2i_builder.ingest.planning import InputShard
 from l2i_builder.output.commit import commit_shard
 from l2i_builder.output.manifest import ShardManifest
+from l2i_builder.run.observe import DriverState, Observer, Summary
 from l2i_builder.run.pool import Pool
 from l2i_builder.run.progress import Progress
 from l2i_builder.run.resources import Layout
@@ -55,12 +56,12 @@ class StageWorker:
             self.stages = self.make()
         return ray.get_runtime_context().get_node_id()
 
-    def run(self, batch: Batch) -> tuple[Batch, dict[str, int]]:
+    def run(self, batch: Batch) -> tuple[Batch, Summary]:
         from l2i_builder.stages import run_stages
 
         self.ready()  # an actor Ray restarted has forgotten its models
         batch = run_stages(self.stages or (), batch)
-        return batch, {"rows": len(batch.rows), "kept": sum(row.kept for row in batch.rows)}
+        return batch, Summary.of(batch)
 
 
 class SourceWorker:
@@ -134,16 +135,24 @@ class Driver:
     """Runs input shards through the pools. Make it inside a running event loop, after ``start_ray``."""
 
     def __init__(
-        self, config: Config, layout: Layout, run_digest: str, progress: Progress, parts: Parts | None = None
+        self,
+        config: Config,
+        layout: Layout,
+        run_digest: str,
+        progress: Progress,
+        parts: Parts | None = None,
+        observer: Observer | None = None,
     ) -> None:
         self.config, self.run_digest, self.progress = config, run_digest, progress
+        self.observer = observer or Observer()
         parts = parts or Parts.of(config)
         timeout = config.cluster.call_timeout
         source = _actor(SourceWorker, cpus=layout.fetcher_cpus)
         make_source = partial(source.remote, parts.source)
         self.source = Pool("fetch", make_source, layout.fetchers, 1, timeout, progress.note)
         self.groups = [_group_pool(group, parts, timeout, progress.note) for group in layout.groups]
-        self.window = asyncio.Semaphore(layout.window)
+        self.window, self.in_flight = asyncio.Semaphore(layout.window), 0
+        self.layout = layout
         self.open_shards = asyncio.Semaphore(layout.shards_in_flight)
         # A commit takes no CPU: on a full cluster it would wait for actors that wait for it.
         self.commit = partial(ray.remote(num_cpus=0, max_retries=3)(_commit).remote, parts.commit)
@@ -152,6 +161,7 @@ class Driver:
     async def run(self, shards: Sequence[InputShard]) -> Outcome:
         """Run the shards; returns when each is committed or has failed. Raises what the user must mend."""
         pools = [self.source, *self.groups]
+        self.observer.opened(self.state, sum(shard.rows for shard in shards), len(shards))
         todo = iter(shards)
         workers = [asyncio.create_task(self._work(todo)) for _ in range(min(len(shards), self.open_shards._value))]
         everything: asyncio.Future[Any] = asyncio.gather(*workers)
@@ -165,9 +175,14 @@ class Driver:
             everything.cancel()
             await asyncio.gather(everything, *workers, return_exceptions=True)
             self.outcome.restarts = sum(pool.restarts for pool in pools)
+            self.observer.closed()
             for pool in pools:
                 pool.close()
         return self.outcome
+
+    def state(self) -> DriverState:
+        """What the driver is doing; may be asked from any thread."""
+        return DriverState(self.in_flight, self.layout.window, [pool.state() for pool in (self.source, *self.groups)])
 
     async def _work(self, todo: Iterator[InputShard]) -> None:
         for shard in todo:
@@ -177,22 +192,27 @@ class Driver:
         attempts = self.config.cluster.attempts
         for attempt in range(1, attempts + 1):
             counted = {"rows": 0, "kept": 0}
+            started = time.monotonic()
+            self.observer.began(shard.name, attempt)
             try:
                 manifest = await self._attempt(shard, attempt, counted)
             except (RayError, ClusterError) as error:
                 self.progress.undo(**counted)
+                self.observer.failed(shard.name, attempt, attempt == attempts, counted["rows"])
                 cause = error.cause if isinstance(error, RayTaskError) and error.cause else error
                 settled = isinstance(cause, L2IError) and not isinstance(cause, _PERHAPS_PASSING)
                 if settled or (isinstance(cause, (OutputError, MetadataError)) and attempt == attempts):
                     raise cause from None  # wrong weights, metadata that changed: no attempt can mend it
                 text = " ".join(str(cause).split())[:300]
-                self.progress.note(f"shard {shard.name}: attempt {attempt} of {attempts} failed: {text}")
+                note = f"shard {shard.name}: attempt {attempt} of {attempts} failed: {text}"
+                self.progress.note(note, shard.name, attempt)
                 self.outcome.failed[shard.name] = f"{type(cause).__name__}: {text}"
                 await asyncio.sleep(RETRY_PAUSE * 2 ** (attempt - 1))
             else:
                 self.outcome.failed.pop(shard.name, None)
                 self.outcome.finished.append(manifest)
                 self.progress.shard_done(manifest)
+                self.observer.finished(shard.name, attempt, time.monotonic() - started, manifest)
                 return
 
     async def _attempt(self, shard: InputShard, attempt: int, counted: dict[str, int]) -> ShardManifest:
@@ -202,8 +222,9 @@ class Driver:
             async with aclosing(self.source.stream(shard)) as refs:
                 async for ref, node in refs:
                     await self.window.acquire()
-                    parts.append(asyncio.create_task(self._batch(ref, node, counted)))
-                    parts[-1].add_done_callback(lambda _: self.window.release())
+                    self.in_flight += 1
+                    parts.append(asyncio.create_task(self._batch(ref, node, shard.name, attempt, counted)))
+                    parts[-1].add_done_callback(self._leave_window)
                     del ref
                     for part in parts:
                         if part.done():
@@ -225,21 +246,28 @@ class Driver:
                 if not isinstance(error.cause, OutputError):
                     raise
                 text = " ".join(str(error.cause).split())[:300]
-                self.progress.note(f"shard {shard.name}: {text} Trying again in {pause:g} s.")
+                note = f"shard {shard.name}: {text} Trying again in {pause:g} s."
+                self.progress.note(note, shard.name, stats["attempt"])
                 await asyncio.sleep(pause)
         try:
             return await self.commit(shard, self.config, stats, self.run_digest, *batches)
         except RayTaskError as error:
             raise (error.cause if isinstance(error.cause, OutputError) else error) from None
 
-    async def _batch(self, ref: Any, node: str, counted: dict[str, int]) -> Any:
-        summary: dict[str, int] = {}
+    async def _batch(self, ref: Any, node: str, shard: str, attempt: int, counted: dict[str, int]) -> Any:
         for pool in self.groups:
+            started = time.monotonic()
             ref, summary = await pool.call(ref, node)
-        for name, value in summary.items():
-            counted[name] += value
-        self.progress.rows(**summary)
+            self.observer.answered(pool.name, time.monotonic() - started)
+        counted["rows"] += summary.rows
+        counted["kept"] += summary.kept
+        self.progress.rows(summary.rows, summary.kept)
+        self.observer.batch(shard, attempt, summary)
         return ref
+
+    def _leave_window(self, _: asyncio.Task[Any]) -> None:
+        self.in_flight -= 1
+        self.window.release()
 
 
 def start_ray(config: Config) -> dict[str, float]:

@@ -21,6 +21,7 @@ from ray.exceptions import (
 )
 
 from l2i_builder.errors import ClusterError, L2IError
+from l2i_builder.run.observe import PoolState
 
 READY_TRIES = 3  # times an actor may raise while it loads before it is given up
 CALL_TRIES = 3  # actors a batch is tried on before its shard's attempt fails
@@ -55,6 +56,16 @@ class Slots:
                 return
         self._free.append((actor, node))
 
+    @property
+    def free(self) -> int:
+        """Slots nobody holds."""
+        return len(self._free)
+
+    @property
+    def waiting(self) -> int:
+        """Callers that found none."""
+        return sum(not turn.done() for turn in tuple(self._waiting))
+
 
 class Pool:
     """Actors of one kind. ``make()`` creates one; ``size`` actors with ``slots`` calls in flight each.
@@ -74,6 +85,7 @@ class Pool:
         self._told = asyncio.get_running_loop().time()
         self._heirs: dict[Any, Any] = {}  # id of an actor gone for good -> the one that took its place
         self._tasks: set[asyncio.Task[None]] = set()
+        self._busy = 0
         self._actors = [make() for _ in range(size)]
         for actor in self._actors:
             for _ in range(slots):
@@ -87,6 +99,7 @@ class Pool:
         for left in reversed(range(CALL_TRIES)):
             actor, where = await self._slots.get(node)
             result, summary = actor.run.options(num_returns=2).remote(ref)
+            self._busy += 1
             try:
                 value = await asyncio.wait_for(summary, self.timeout)
             except RayTaskError:  # its code raised, or its input was lost; the actor lives
@@ -106,12 +119,15 @@ class Pool:
             else:
                 self._slots.put(actor, where)
                 return result, value
+            finally:
+                self._busy -= 1
         raise AssertionError("unreachable")
 
     async def stream(self, *args: Any) -> AsyncGenerator[tuple[Any, str], None]:
         """Yield (ref, node) of everything ``actor.stream(*args)`` yields, holding one slot meanwhile."""
         actor, where = await self._slots.get()
         refs = actor.stream.options(num_returns="streaming", _generator_backpressure_num_objects=2).remote(*args)
+        self._busy += 1
         try:
             async for ref in refs:
                 yield ref, where
@@ -126,6 +142,14 @@ class Pool:
             raise
         else:
             self._slots.put(actor, where)
+        finally:
+            self._busy -= 1
+
+    def state(self) -> PoolState:
+        """What the pool is doing; may be asked from any thread."""
+        starting = len(self._tasks)
+        busy, free, lost = self._busy, self._slots.free, self._given_up
+        return PoolState(self.name, self.size, busy, free, starting, lost, self._slots.waiting, self.restarts)
 
     def close(self) -> None:
         """End the actors and what still waits for them."""

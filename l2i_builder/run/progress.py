@@ -24,14 +24,14 @@ class Progress(Protocol):
 
     def shard_done(self, manifest: ShardManifest) -> None: ...
 
-    def note(self, text: str) -> None: ...
+    def note(self, text: str, shard: str = "", attempt: int = 0) -> None: ...
 
 
 class ConsoleProgress:
     """Rows done, samples kept, speed and time left, drawn by the driver, which knows the counts."""
 
-    def __init__(self, console: Console, rows: int, shards: int) -> None:
-        self.console, self.total, self.shards = console, rows, shards
+    def __init__(self, console: Console, rows: int, shards: int, every: float = EVERY) -> None:
+        self.console, self.total, self.shards, self.every = console, rows, shards, every
         self.done = self.kept = self.finished = 0
         self.started = self.told = time.monotonic()
         self.bar: Bar | None = None
@@ -71,14 +71,14 @@ class ConsoleProgress:
         self.finished += 1
         self._show()
 
-    def note(self, text: str) -> None:
+    def note(self, text: str, shard: str = "", attempt: int = 0) -> None:
         self.console.print(text, markup=False, highlight=False)
 
     def _show(self) -> None:
         if self.bar:
             state = f"{self.kept:,} kept · shard {self.finished:,}/{self.shards:,}"
             self.bar.update(self.task, completed=self.done, state=state, description="building")
-        elif time.monotonic() - self.told >= EVERY:
+        elif time.monotonic() - self.told >= self.every:
             self._line()
 
     def _line(self) -> None:

@@ -18,6 +18,7 @@ from l2i_builder.output.commit import commit_shard
 from l2i_builder.output.manifest import PENDING, ShardManifest, read_manifest
 from l2i_builder.output.rewrite import promote, stored_rows, stored_shard
 from l2i_builder.run.cluster import Parts
+from l2i_builder.run.observe import SETTLED
 from l2i_builder.sample import Batch, Reason, Row
 from l2i_builder.source.source import Source, make_source
 
@@ -52,7 +53,7 @@ class RetrySource:
         rows = read_rows(shard, self.config)
         for row, old in zip(rows, stored_rows(self.config.out, shard.number), strict=True):
             if not _transient(old):
-                row.refuse(Reason.STAGE_ERROR, "retry", "settled in an earlier run")  # replaced when committed
+                row.refuse(Reason.STAGE_ERROR, SETTLED, "settled in an earlier run")  # replaced when committed
         yield from self.source.batches_of(rows, shard)
 
 
