@@ -19,7 +19,10 @@ from l2i_builder.output.rewrite import recover
 from l2i_builder.output.shards import wids_index
 from l2i_builder.output.undecided import write_undecided
 from l2i_builder.run.cluster import Parts
-from l2i_builder.run.progress import ConsoleProgress
+from l2i_builder.run.logs import Log, make_log
+from l2i_builder.run.metrics import serve_metrics
+from l2i_builder.run.observe import Observer, Several
+from l2i_builder.run.progress import Progress
 from l2i_builder.run.resume import whole_shards
 from l2i_builder.run.retry import retry_parts, retryable
 
@@ -37,33 +40,41 @@ class Result:
     failed: dict[str, str] = field(default_factory=dict)
 
 
-def build(config: Config, console: Console | None = None, inline: bool = False, retry_failed: bool = False) -> Result:
+def build(
+    config: Config,
+    console: Console | None = None,
+    inline: bool = False,
+    retry_failed: bool = False,
+    log: Log | None = None,
+) -> Result:
     """Build the dataset that ``config`` describes into ``config.out``; finished shards are skipped.
 
     inline: run in this process, without Ray. retry_failed: also fetch again the rows of finished shards whose
-    failure was transient.
+    failure was transient. console, log: where to tell; by default what ``config.observe`` says, on standard error.
 
     Raises L2IError subclasses: ConfigError (also where the folder belongs to another configuration),
     MetadataError, WeightsError, ClusterError, OutputError; ShardsFailedError at the end where shards failed
     every attempt (all others are complete). KeyboardInterrupt leaves finished shards; run again to go on.
     """
-    console = console or Console(stderr=True)
+    log = log or make_log(config, console)
     config = absolute(config)
     if config.out.startswith("memory://") and not inline:
         raise ConfigError("memory:// lives in one process and cannot be shared with Ray's actors; add --inline.")
     plan = planning.plan(config)
     run = claim(config, plan)
+    log.run = run.digest
     recover(config.out)
-    done = _finished(config.out, console)
+    done = _finished(config.out, log)
     again = retryable(config.out, plan, done) if retry_failed else []
     todo = [shard for shard in plan.shards if shard.number not in done]
     if len(todo) < len(plan.shards):
-        console.print(f"{len(plan.shards) - len(todo):,} of {len(plan.shards):,} shards are finished and skipped")
-    failed = run_shards(config, todo, run.digest, console, inline) if todo else {}
-    if retry_failed:
-        console.print(f"{len(again):,} finished shards hold rows whose failure was transient")
-        if again:
-            failed |= run_shards(config, again, run.digest, console, inline, retry_parts(config))
+        log.say(f"{len(plan.shards) - len(todo):,} of {len(plan.shards):,} shards are finished and skipped")
+    with serve_metrics(config, run.digest) as metrics:
+        failed = run_shards(config, todo, run.digest, log, inline, None, metrics) if todo else {}
+        if retry_failed:
+            log.say(f"{len(again):,} finished shards hold rows whose failure was transient")
+            if again:
+                failed |= run_shards(config, again, run.digest, log, inline, retry_parts(config), metrics)
     result = finish(config, plan, failed)
     result.skipped = len(plan.shards) - len(todo)
     if failed:
@@ -74,11 +85,11 @@ def build(config: Config, console: Console | None = None, inline: bool = False, 
     return result
 
 
-def _finished(out: str, console: Console) -> set[int]:
+def _finished(out: str, log: Log) -> set[int]:
     """Return the shards that need no work; tell of those that do because their files are damaged."""
     done, damaged = whole_shards(out)
     for number, what in sorted(damaged.items()):
-        console.print(f"shard {manifest.shard_name(number)} is damaged ({what}) and is built again", markup=False)
+        log.say(f"shard {manifest.shard_name(number)} is damaged ({what}) and is built again", "warning")
     return done
 
 
@@ -121,22 +132,29 @@ def run_shards(
     config: Config,
     todo: list[InputShard],
     run_digest: str,
-    console: Console,
+    log: Log,
     inline: bool = False,
     parts: Parts | None = None,
+    observer: Observer | None = None,
 ) -> dict[str, str]:
     """Run shards on Ray, or inline. Returns those that failed every attempt, with the last error."""
-    with ConsoleProgress(console, sum(shard.rows for shard in todo), len(todo)) as progress:
+    observer = Several(observer, log.observer) if observer else log.observer
+    with log.progress(sum(shard.rows for shard in todo), len(todo)) as progress:
         if inline:
             from l2i_builder.run.inline import run_inline
 
-            run_inline(config, todo, run_digest, progress, parts)
+            run_inline(config, todo, run_digest, progress, parts, observer)
             return {}
-        return _run_on_ray(config, todo, run_digest, progress, parts)
+        return _run_on_ray(config, todo, run_digest, progress, parts, observer)
 
 
 def _run_on_ray(
-    config: Config, todo: list[InputShard], run_digest: str, progress: ConsoleProgress, parts: Parts | None
+    config: Config,
+    todo: list[InputShard],
+    run_digest: str,
+    progress: Progress,
+    parts: Parts | None,
+    observer: Observer,
 ) -> dict[str, str]:
     import ray
 
@@ -152,7 +170,7 @@ def _run_on_ray(
             task = asyncio.current_task()
             for number in (signal.SIGINT, signal.SIGTERM):
                 asyncio.get_running_loop().add_signal_handler(number, task.cancel)  # type: ignore[union-attr]
-            return await cluster.Driver(config, layout, run_digest, progress, parts).run(todo)
+            return await cluster.Driver(config, layout, run_digest, progress, parts, observer).run(todo)
 
         try:
             return asyncio.run(drive()).failed

@@ -21,6 +21,7 @@ from l2i_builder.output.commit import commit_shard
 from l2i_builder.output.shards import wids_index
 from l2i_builder.run import cluster
 from l2i_builder.run.build import run_shards
+from l2i_builder.run.logs import Log
 from l2i_builder.run.resume import whole_shards
 
 
@@ -59,7 +60,7 @@ def main() -> None:
         storage.write_bytes(storage.join(config.out, "input.json"), plan.to_json())
         done, _ = whole_shards(config.out)
         todo = [shard for shard in plan.shards if shard.number not in done]
-        failed = run_shards(config, todo, run.digest, console, parts=parts) if todo else {}
+        failed = run_shards(config, todo, run.digest, Log(console), parts=parts) if todo else {}
         storage.write_bytes(storage.join(config.out, "index.json"), wids_index(config.out))
         if failed:
             raise ShardsFailedError(str(failed))
