@@ -16,6 +16,8 @@ Positive = Annotated[int, Field(gt=0)]
 Count = Annotated[int, Field(ge=0)]
 Seconds = Annotated[float, Field(gt=0)]
 
+MAX_LAYERS = 8  # of a sample
+
 HOW: dict[str, JsonValue] = {"identity": False}  # json_schema_extra of keys that do not change what is built
 
 
@@ -26,6 +28,11 @@ def how(default: Any, description: str) -> Any:
 
 class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", validate_default=True)
+
+    def inert(self) -> set[str]:
+        """Keys that decide nothing as the others stand, and so are no part of the identity: outputs that were begun
+        before these keys existed go on."""
+        return set()
 
 
 class MetadataFilter(Section):
@@ -98,14 +105,30 @@ class Segment(Section):
     batch: Positive = how(8, "images a forward pass")
 
 
-class Layers(Section):
-    """How mask, foreground and hole are cut (paper, section 3)."""
+class Further(Section):
+    """Which objects are peeled off the background where ``layers.count`` is above 2 (docs/layers.md)."""
 
+    min_area: Fraction = Field(0.02, description="a further mask that covers less ends the peeling, m > 0.5")
+    max_inpainted: Fraction = Field(
+        0.5, description="so does one of which a larger share lies where the background was inpainted before"
+    )
+
+
+class Layers(Section):
+    """How mask, foreground and hole are cut (paper, section 3), and into how many layers."""
+
+    count: int = Field(
+        2, ge=2, le=MAX_LAYERS, description="layers at most, the background being one; above 2 see docs/layers.md"
+    )
     foreground_threshold: Fraction = Field(0.1, description="F copies I where m is above it (paper: 0.1)")
     foreground_fill: tuple[int, int, int] = Field((0, 0, 0), description="F elsewhere (paper: not stated)")
     dilate: Count = Field(9, description="radius in pixels at 512 by which the mask grows before inpainting")
     min_area: Fraction = Field(0.01, description="mask_empty below this share of pixels with m > 0.5")
     max_area: Fraction = Field(0.90, description="mask_full above this share of pixels inside the hole")
+    further: Further = Further()
+
+    def inert(self) -> set[str]:
+        return {"count", "further"} if self.count == 2 else set()
 
 
 class Inpaint(Section):

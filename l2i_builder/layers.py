@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import cv2
 import numpy as np
 
@@ -41,6 +43,22 @@ def composite(foreground: np.ndarray, background: np.ndarray, mask: np.ndarray) 
     """Return C = mF + (1 - m)B (paper, eq. 1), rounded. Arrays uint8 as in ``foreground``; returns uint8."""
     m = (mask.astype(np.float32) / 255)[..., None]
     return np.rint(m * foreground + (1 - m) * background).astype(np.uint8)
+
+
+def flatten(layers: Sequence[np.ndarray], background: np.ndarray) -> np.ndarray:
+    """Return the composite of ordered layers: C_k = m_k F_k + (1 - m_k) C_{k+1}, C of the last being B; C_1.
+
+    layers: front to back, each uint8 [H, W, 4], F and m; background uint8 [H, W, 3]. Returns uint8 [H, W, 3].
+    """
+    result = background
+    for layer in reversed(layers):
+        result = composite(layer[..., :3], result, layer[..., 3])
+    return result
+
+
+def difference(one: np.ndarray, other: np.ndarray) -> float:
+    """Return the mean absolute difference of two pictures, uint8 of the same shape: 0..255."""
+    return float(cv2.absdiff(one, other).mean())
 
 
 def components(mask: np.ndarray, threshold: float = 0.5) -> int:

@@ -109,6 +109,20 @@ _FAILURES = _TRANSIENT | {
     Reason.HASH_MISMATCH,
 }
 
+
+class PeelEnd(StrEnum):
+    """Why the last attempt to peel a further object off a sample's background was the last. Closed, like ``Reason``,
+    some of whose values it shares. It never is a reason to refuse the sample."""
+
+    ENOUGH = "enough"  # the sample has layers.count layers
+    MASK_EMPTY = "mask_empty"
+    MASK_FULL = "mask_full"
+    MASK_INPAINTED = "mask_inpainted"  # what was found lies mostly where the background was inpainted before
+    MASK_REJECTED = "mask_rejected"
+    INPAINTING_REJECTED = "inpainting_rejected"
+    STAGE_ERROR = "stage_error"
+
+
 # Pixels of these, and what was computed of them, are never written, whatever asks for them.
 NEVER_SHOWN = frozenset({Reason.UNSAFE.value, Reason.OPTED_OUT.value, Reason.TAKEN_DOWN.value})
 
@@ -128,6 +142,17 @@ def key_fraction(key: str, salt: str) -> float:
     """
     digest = hashlib.blake2b(key.encode(), digest_size=8, salt=salt.encode()[:16]).digest()
     return int.from_bytes(digest) / 2**64
+
+
+@dataclass(slots=True)
+class Peel:
+    """What is known of a further object, as ``Row`` has it of the first: also of one that was refused."""
+
+    mask_area: float = UNKNOWN
+    hole_area: float = UNKNOWN
+    mask_components: int = UNKNOWN
+    mask_score: float = UNKNOWN
+    inpainting_score: float = UNKNOWN
 
 
 @dataclass(slots=True)
@@ -177,6 +202,10 @@ class Row:
     reason: str = ""  # a Reason, "" when kept
     stage: str = ""  # stage that decided, "" when kept
     detail: str = ""  # free text for people, at most 500 characters
+    # further objects, where layers.count is above 2; only then columns of the ledger
+    layers: int = UNKNOWN  # of the sample, the background being one
+    peel_end: str = ""  # a PeelEnd, "" where nothing was peeled
+    peels: list[Peel] = field(default_factory=list)  # attempts at the second object, the third, ...
 
     @property
     def kept(self) -> bool:
@@ -205,6 +234,9 @@ class Batch:
     image: np.ndarray | None = None  # uint8 [N, H, W, 3], sRGB
     mask: np.ndarray | None = None  # uint8 [N, H, W]
     background: np.ndarray | None = None  # uint8 [N, H, W, 3]
+    # key -> (mask uint8 [H, W], background behind it uint8 [H, W, 3]) of each further object, front to back
+    peeled: dict[str, list[tuple[np.ndarray, np.ndarray]]] = field(default_factory=dict)
+    outer: Batch | None = None  # of a batch of backgrounds: what they are the backgrounds of (peeling.py)
     # set by the encode stage, which drops the arrays: key -> {"jpg": bytes, ...}
     triplets: dict[str, dict[str, bytes]] = field(default_factory=dict)
     previews: dict[str, bytes] = field(default_factory=dict)  # key -> WebP strip
@@ -248,4 +280,20 @@ class Triplet:
     foreground: np.ndarray
     background: np.ndarray
     mask: np.ndarray
+    info: dict[str, object]
+
+
+@dataclass(slots=True)
+class LayeredSample:
+    """One sample as ordered layers: ``layers.flatten(layers, background)`` is the image, but for soft edges.
+
+    layers: front to back, each uint8 [H, W, 4]: F with m as its alpha (not premultiplied). background: what is behind
+    all of them, uint8 [H, W, 3], as is ``image``; ``info`` is the sample's JSON.
+    """
+
+    key: str
+    caption: str
+    image: np.ndarray
+    layers: list[np.ndarray]
+    background: np.ndarray
     info: dict[str, object]

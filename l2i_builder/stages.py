@@ -1,7 +1,8 @@
 """The stages between decoding and commit: each a callable ``Batch -> Batch``, made inside its actor.
 
 segment -> judge_mask -> inpaint -> judge_inpainting -> encode. Fusing stages in one actor is function
-composition (``run_stages``), and is configuration. A refused row loses its pixels, unless it belongs to the
+composition (``run_stages``), and is configuration. Where ``layers.count`` is above 2, the four before encode are run
+again on what is left (``peeling.py``). A refused row loses its pixels, unless it belongs to the
 audit slice: that one runs through every stage whatever the scores.
 """
 
@@ -16,6 +17,7 @@ import numpy as np
 from l2i_builder import layers
 from l2i_builder.config import Config
 from l2i_builder.output.shards import encode_members
+from l2i_builder.peeling import with_peeling
 from l2i_builder.report.strip import make_strip
 from l2i_builder.sample import Batch, Reason, key_fraction
 
@@ -28,7 +30,7 @@ class Stage(Protocol):
 
 def make_stages(names: Sequence[str], config: Config, device: str = "cpu", threads: int = 1) -> list[Stage]:
     """Load the named stages with their weights. device: "cpu" or "cuda"; threads: per model."""
-    stages = [STAGES[name](config, device, threads) for name in names]
+    stages = with_peeling([STAGES[name](config, device, threads) for name in names], config)
     if config.safety.nsfw.enabled and SegmentStage.name in names:  # goes before it, in the same actor
         from l2i_builder.safety.nsfw import NsfwStage
 
@@ -157,12 +159,13 @@ class EncodeStage:
         for slot, row in enumerate(batch.live_rows):
             layer = (batch.image[slot], batch.mask[slot], batch.background[slot])  # type: ignore[index]
             try:
-                batch.triplets[row.key] = encode_members(row, *layer, self.config)
+                batch.triplets[row.key] = encode_members(row, *layer, self.config, batch.peeled.get(row.key, ()))
             except Exception as error:
                 row.refuse(Reason.STAGE_ERROR, self.name, f"{type(error).__name__}: {error}")
             _preview(batch, slot, self.config)
         batch.compress(np.zeros(len(batch), bool))
         batch.image = batch.mask = batch.background = None
+        batch.peeled = {}
         return batch
 
 
@@ -252,4 +255,5 @@ def _preview(batch: Batch, slot: int, config: Config) -> None:
         return
     if key_fraction(row.key, "preview") * batch.shard_rows < 4 * cap:
         background = batch.background[slot] if batch.background is not None else None
-        batch.previews[row.key] = make_strip(batch.image[slot], batch.mask[slot], background, config.previews)  # type: ignore
+        layer = (batch.image[slot], batch.mask[slot], background)  # type: ignore[index]
+        batch.previews[row.key] = make_strip(*layer, config.previews, batch.peeled.get(row.key, ()))

@@ -8,11 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from l2i_builder.output.ledger import read_ledger, write_ledger
+from l2i_builder.output.ledger import read_ledger, to_row, write_ledger
 from l2i_builder.output.manifest import pretty
 from l2i_builder.output.shards import read_members, wids_index, write_tar
 from l2i_builder.output.verify import Finding, verify
-from l2i_builder.sample import Row
 
 
 def findings(out: Path | str, deep: bool = True) -> list[Finding]:
@@ -51,11 +50,11 @@ def reseal(out: Path, number: int = 1) -> None:
     (out / "index.json").write_bytes(wids_index(str(out)))
 
 
-def change_ledger(out: Path, change: Callable[[list[dict[str, Any]]], Any], number: int = 1) -> None:
+def change_ledger(out: Path, change: Callable[[list[dict[str, Any]]], Any], number: int = 1, layers: int = 2) -> None:
     path = out / f"ledger/{number:05d}.parquet"
     lines = read_ledger(str(path)).to_pylist()
     change(lines)
-    path.write_bytes(write_ledger([Row(**line) for line in lines], {}))
+    path.write_bytes(write_ledger([to_row(line) for line in lines], {}, layers))
     reseal(out, number)
 
 

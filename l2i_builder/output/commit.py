@@ -16,7 +16,7 @@ from l2i_builder.output.features import FOLDER as FEATURES
 from l2i_builder.output.features import Features, write_features
 from l2i_builder.output.ledger import write_ledger
 from l2i_builder.output.manifest import ShardManifest, manifest_url, pretty
-from l2i_builder.output.shards import MEMBERS, write_tar
+from l2i_builder.output.shards import member_names, write_tar
 from l2i_builder.output.tombstones import all_takedowns, bury
 from l2i_builder.sample import NEVER_SHOWN, Batch, Reason, Row, Verdict, key_fraction
 
@@ -47,7 +47,7 @@ def commit_shard(
         rows = bury(rows, all_takedowns(config))
     triplets = {key: members for batch in reversed(batches) for key, members in batch.triplets.items()}
     previews = {key: strip for batch in batches for key, strip in batch.previews.items()}
-    _check(shard, rows, triplets)
+    _check(shard, rows, triplets, member_names(config.layers.count))
     _refuse_repeated_keys(rows)
     kept = [row for row in rows if row.kept]
     audit = [row for row in rows if not row.kept and row.audit and row.key in triplets]
@@ -63,7 +63,8 @@ def commit_shard(
         _commit_tar(out, f"{folder}/{shard.name}.tar", samples, files)
     facts = {"shard": shard.number, "run_digest": run_digest}
     _commit_features(out, f"{FEATURES}/{shard.name}.parquet", rows, batches, facts, files)
-    _commit_bytes(out, f"ledger/{shard.name}.parquet", write_ledger([_for_ledger(row) for row in rows], facts), files)
+    ledger = write_ledger([_for_ledger(row) for row in rows], facts, config.layers.count)
+    _commit_bytes(out, f"ledger/{shard.name}.parquet", ledger, files)
     storage.write_bytes(storage.join(out, f"stats/{shard.name}.json"), pretty(_stats(rows, batches, stats)))
 
     reasons = dict(sorted(Counter(row.reason for row in rows if row.reason).items()))
@@ -72,12 +73,14 @@ def commit_shard(
     return manifest
 
 
-def _check(shard: InputShard, rows: Sequence[Row], triplets: Mapping[str, Mapping[str, bytes]]) -> None:
+def _check(
+    shard: InputShard, rows: Sequence[Row], triplets: Mapping[str, Mapping[str, bytes]], members: Sequence[str]
+) -> None:
     places = [(row.shard, row.index) for row in rows]
     if places != [(shard.number, index) for index in range(shard.rows)]:
         raise ValueError(f"shard {shard.name} has {shard.rows} rows, the batches hold {len(rows)} or in another order")
     for row in rows:
-        if row.kept and tuple(triplets.get(row.key, ())) != MEMBERS:
+        if row.kept and tuple(triplets.get(row.key, ())) != members:
             raise ValueError(f"row {row.index} of shard {shard.name} is kept but has not all members")
 
 

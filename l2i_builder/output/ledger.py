@@ -12,31 +12,49 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from l2i_builder.config import MAX_LAYERS
 from l2i_builder.errors import OutputError
-from l2i_builder.sample import UNKNOWN, Row
+from l2i_builder.sample import UNKNOWN, Peel, Row
 from l2i_builder.storage import read_bytes
 
 METADATA_KEY = b"l2i"  # of the parquet schema; its value is JSON
 
 _TYPES = {"str": pa.string(), "int": pa.int64(), "float": pa.float64(), "bool": pa.bool_()}
-_KINDS: dict[str, str] = {field.name: str(field.type) for field in fields(Row)}
-SCHEMA = pa.schema([pa.field(name, _TYPES[kind], nullable=False) for name, kind in _KINDS.items()])
+_FURTHER = {"layers": "int", "peel_end": "str"}
+_KINDS: dict[str, str] = {
+    field.name: str(field.type) for field in fields(Row) if field.name not in {*_FURTHER, "peels"}
+}
+_PEEL: dict[str, str] = {field.name: str(field.type) for field in fields(Peel)}
+
+
+def schema(layers: int = 2) -> pa.Schema:
+    """Return the schema of the ledgers of a run whose ``layers.count`` is so large.
+
+    Above 2 it has a sample's ``layers`` and ``peel_end``, and ``mask_score_2`` ... of each further object.
+    """
+    kinds = {**_KINDS}
+    if layers > 2:
+        kinds |= _FURTHER | {f"{name}_{k}": kind for k in range(2, layers) for name, kind in _PEEL.items()}
+    return pa.schema([pa.field(name, _TYPES[kind], nullable=False) for name, kind in kinds.items()])
+
+
+SCHEMA = schema()
 
 # Columns that ledgers of earlier versions lack, and what their rows have there.
 ADDED: dict[str, Any] = {"nsfw_score": float(UNKNOWN)}
 
 
-def write_ledger(rows: Iterable[Row], metadata: Mapping[str, Any]) -> bytes:
+def write_ledger(rows: Iterable[Row], metadata: Mapping[str, Any], layers: int = 2) -> bytes:
     """Return a parquet file (zstd) of the rows in the given order; the same rows give the same bytes.
 
-    ``metadata`` (JSON types) goes under the schema's key ``l2i``.
+    ``metadata`` (JSON types) goes under the schema's key ``l2i``; layers: ``layers.count``.
     """
-    columns: dict[str, list[Any]] = {name: [] for name in _KINDS}
+    columns: dict[str, list[Any]] = {name: [] for name in schema(layers).names}
     for row in rows:
-        for name, value in plain(row).items():
+        for name, value in plain(row, layers).items():
             columns[name].append(value)
     note = json.dumps(dict(metadata), sort_keys=True, ensure_ascii=True).encode()
-    table = pa.table(columns, schema=SCHEMA.with_metadata({METADATA_KEY: note}))
+    table = pa.table(columns, schema=schema(layers).with_metadata({METADATA_KEY: note}))
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="zstd", row_group_size=100_000)
     return sink.getvalue().to_pybytes()
@@ -79,12 +97,34 @@ def ledger_metadata(table: pa.Table) -> dict[str, Any]:
     return json.loads((table.schema.metadata or {}).get(METADATA_KEY, b"{}"))
 
 
-def plain(row: Row) -> dict[str, Any]:
+def plain(row: Row, layers: int = 2) -> dict[str, Any]:
     """Return a row's fields as plain finite values of the schema's types, in the schema's order.
 
     Lone surrogates become "?", numbers that are not finite ``UNKNOWN``: no reader can choke on them.
     """
-    return {name: _plain(getattr(row, name), kind) for name, kind in _KINDS.items()}
+    return {name: _plain(getattr(row, name), kind) for name, kind in _KINDS.items()} | further_facts(row, layers)
+
+
+def further_facts(row: Row, layers: int) -> dict[str, Any]:
+    """Return what is known of a row's further objects: {} unless layers (``layers.count``) is above 2."""
+    if layers == 2:
+        return {}
+    facts = {name: _plain(getattr(row, name), kind) for name, kind in _FURTHER.items()}
+    for number in range(2, layers):
+        peel = row.peels[number - 2] if number - 2 < len(row.peels) else Peel()
+        facts |= {f"{name}_{number}": _plain(getattr(peel, name), kind) for name, kind in _PEEL.items()}
+    return facts
+
+
+def to_row(line: Mapping[str, Any]) -> Row:
+    """Return the row that a line of a ledger was written from; a line may lack columns that have a default."""
+    row = Row(**{name: value for name, value in line.items() if name in _KINDS or name in _FURTHER})
+    for number in range(2, MAX_LAYERS):
+        names = [name for name in _PEEL if f"{name}_{number}" in line]
+        row.peels.append(Peel(**{name: line[f"{name}_{number}"] for name in names}))
+    while row.peels and row.peels[-1] == Peel():
+        row.peels.pop()
+    return row
 
 
 def _plain(value: Any, kind: str) -> Any:

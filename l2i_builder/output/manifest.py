@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from l2i_builder import __version__, storage
-from l2i_builder.config import Config
+from l2i_builder.config import Config, Section
 from l2i_builder.errors import ConfigError, OutputError
 
 RUN_FILE = "run.json"
@@ -97,6 +97,11 @@ class ShardManifest:
         return manifest
 
 
+def layer_count(run: RunManifest) -> int:
+    """Return how many layers the samples of a run have at most."""
+    return int(run.config.get("layers", {}).get("count", 2))
+
+
 def shard_name(number: int) -> str:
     """Return a shard's file name without extension: at least five digits."""
     return f"{number:05d}"
@@ -127,9 +132,10 @@ def identity(config: BaseModel) -> dict[str, Any]:
 def _identity(section: BaseModel) -> dict[str, Any]:
     plain = section.model_dump(mode="json")
     result = {}
+    inert = section.inert() if isinstance(section, Section) else set()
     for name, info in type(section).model_fields.items():
         extra = info.json_schema_extra
-        if isinstance(extra, dict) and extra.get("identity") is False:
+        if name in inert or (isinstance(extra, dict) and extra.get("identity") is False):
             continue
         value = getattr(section, name)
         result[name] = _identity(value) if isinstance(value, BaseModel) else plain[name]

@@ -22,7 +22,7 @@ from l2i_builder import storage
 from l2i_builder.errors import OutputError
 from l2i_builder.output.features import FOLDER as FEATURES
 from l2i_builder.output.features import read_features
-from l2i_builder.output.ledger import read_ledger
+from l2i_builder.output.ledger import read_ledger, to_row
 from l2i_builder.output.manifest import (
     FOLDER,
     PENDING,
@@ -110,7 +110,7 @@ def stored_stats(out: str, number: int) -> dict[str, Any]:
 def stored_rows(out: str, number: int, columns: Sequence[str] | None = None) -> list[Row]:
     """Return the rows of a shard's ledger."""
     table = read_ledger(storage.join(out, f"ledger/{shard_name(number)}.parquet"), columns)
-    return [Row(**record) for record in table.to_pylist()]
+    return [to_row(record) for record in table.to_pylist()]
 
 
 def promote(out: str, number: int) -> None:

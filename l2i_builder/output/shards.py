@@ -3,6 +3,9 @@
 A sample is six adjacent members: image, foreground, background, mask, caption and facts. JPEGs are 4:4:4. F is
 cut from the *decoded* image and the hole ends on the JPEG block grid, so what is read back keeps F == I where
 m > threshold and B == I outside the hole, exactly, under any one decoder of the JPEGs (F: Pillow's).
+
+Where ``layers.count`` is above 2, every sample has three more members for each further object, F, m and what is
+behind it, which keep the same towards the background before; an object that was not found is empty (docs/layers.md).
 """
 
 from __future__ import annotations
@@ -11,18 +14,19 @@ import io
 import json
 import re
 import tarfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import cache
 from typing import IO, Any, TypeVar
 
 import cv2
 import numpy as np
-from PIL import Image
 
 from l2i_builder import layers, storage
 from l2i_builder.config import Config
 from l2i_builder.errors import OutputError
-from l2i_builder.output.ledger import plain
-from l2i_builder.sample import Row, Triplet
+from l2i_builder.output.codecs import decode, jpeg, png
+from l2i_builder.output.ledger import further_facts, plain
+from l2i_builder.sample import UNKNOWN, Row, Triplet
 
 T = TypeVar("T")
 
@@ -30,15 +34,6 @@ MEMBERS = ("jpg", "fg.png", "bg.jpg", "mask.png", "txt", "json")  # of a sample,
 KEY = re.compile(r"[A-Za-z0-9_-]{1,100}")
 REBUILD = "Delete the shard's manifest and run the build again: it is made anew."
 MAX_MEMBER = 256 * 2**20  # bytes; a larger member is damage, not a sample
-
-# Measured at 512² on photos, one thread: OpenCV's JPEG 1.5 ms, with optimised Huffman tables 3.6 ms for 4 % fewer
-# bytes, which pays for itself in storage; Pillow 1.8 and 3.9 ms. PNG of F, flat outside the object: run-length
-# strategy with the Paeth filter 9 ms and 131 kB, zlib level 1 11 ms and 143 kB, level 9 77 ms and 127 kB.
-_PNG = [
-    *(cv2.IMWRITE_PNG_COMPRESSION, 1),
-    *(cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE),
-    *(cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_PAETH),
-]
 
 # Facts in a sample's JSON that are fields of its Row. Position in the ledger: shard and index.
 _ROW_FACTS = (
@@ -50,44 +45,92 @@ _ROW_FACTS = (
 )
 
 
+def member_names(layers: int = 2) -> tuple[str, ...]:
+    """Return the members of every sample of a run, in order; layers: its ``layers.count``."""
+    return MEMBERS + tuple(name for number in range(2, layers) for name in further_names(number))
+
+
+def further_names(number: int) -> tuple[str, str, str]:
+    """The members of the so-manieth object: F, m, and what is behind it."""
+    return f"fg{number}.png", f"mask{number}.png", f"bg{number}.jpg"
+
+
 def encode_members(
-    row: Row, image: np.ndarray, mask: np.ndarray, background: np.ndarray, config: Config
+    row: Row,
+    image: np.ndarray,
+    mask: np.ndarray,
+    background: np.ndarray,
+    config: Config,
+    further: Sequence[tuple[np.ndarray, np.ndarray]] = (),
 ) -> dict[str, bytes]:
     """Return a sample's members, suffix -> bytes, in the order in which they are stored.
 
     image, background: uint8 [H, W, 3], sRGB; mask: uint8 [H, W], the soft mask scaled to 0..255. H and W are
-    multiples of 8. Outside the hole the background is taken from the image. Raises ValueError on other shapes.
+    multiples of 8. Outside the hole the background is taken from the image. further: mask and background of each
+    further object, front to back. Raises ValueError on other shapes.
     """
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.shape != background.shape:
         raise ValueError(f"image {image.dtype} {image.shape} and background {background.shape} are no uint8 [H, W, 3]")
     if mask.dtype != np.uint8 or mask.shape != image.shape[:2]:
         raise ValueError(f"mask {mask.dtype} {mask.shape} does not fit the image {image.shape}")
-    rule, quality = config.layers, config.shards.jpeg_quality
-    hole = layers.hole(mask, rule.foreground_threshold, rule.dilate)
-    jpeg = _jpeg(image, quality)
-    foreground = layers.foreground(_decode(jpeg, "RGB"), mask, rule.foreground_threshold, rule.foreground_fill)
-    filled = cv2.copyTo(background, hole.view(np.uint8), image.copy())
-    return {
-        "jpg": jpeg,
-        "fg.png": _png(cv2.cvtColor(foreground, cv2.COLOR_RGB2BGR)),
-        "bg.jpg": _jpeg(filled, quality),
-        "mask.png": _png(mask),
+    stored = jpeg(image, config.shards.jpeg_quality)
+    front, filled, behind = _cut(image, stored, mask, background, config)
+    members = {
+        "jpg": stored,
+        "fg.png": _foreground_png(front),
+        "bg.jpg": behind,
+        "mask.png": png(mask),
         "txt": row.caption.encode("utf-8", "replace"),
-        "json": json.dumps(sample_info(row, image.shape, config), ensure_ascii=True, allow_nan=False).encode(),
+        "json": b"",
     }
+    stack = [np.dstack([front, mask])]
+    for number, (m, further_background) in enumerate(further, start=2):
+        front, filled, behind = _cut(filled, behind, m, further_background, config)
+        members.update(zip(further_names(number), (_foreground_png(front), png(m), behind), strict=True))
+        stack.append(np.dstack([front, m]))
+    for number in range(2 + len(further), config.layers.count):
+        empty = _empty_layer(mask.shape, config.layers.foreground_fill)
+        members.update(zip(further_names(number), (*empty, behind), strict=True))
+    info = sample_info(row, image.shape, config)
+    if config.layers.count > 2:
+        info["composite_error"] = layers.difference(layers.flatten(stack, decode(behind, "RGB")), decode(stored, "RGB"))
+    members["json"] = json.dumps(info, ensure_ascii=True, allow_nan=False).encode()
+    return members
+
+
+def _cut(
+    image: np.ndarray, stored: bytes, mask: np.ndarray, background: np.ndarray, config: Config
+) -> tuple[np.ndarray, np.ndarray, bytes]:
+    """Cut an object off an image, whose JPEG is ``stored``: F, and the background as pixels and as JPEG."""
+    rule = config.layers
+    hole = layers.hole(mask, rule.foreground_threshold, rule.dilate)
+    foreground = layers.foreground(decode(stored, "RGB"), mask, rule.foreground_threshold, rule.foreground_fill)
+    filled = cv2.copyTo(background, hole.view(np.uint8), image.copy())
+    return foreground, filled, jpeg(filled, config.shards.jpeg_quality)
+
+
+def _foreground_png(foreground: np.ndarray) -> bytes:
+    return png(cv2.cvtColor(foreground, cv2.COLOR_RGB2BGR))
+
+
+@cache
+def _empty_layer(shape: tuple[int, int], fill: tuple[int, int, int]) -> tuple[bytes, bytes]:
+    """F and m of an object that is not there."""
+    return png(np.full((*shape, 3), fill[::-1], np.uint8)), png(np.zeros(shape, np.uint8))
 
 
 def sample_info(row: Row, shape: tuple[int, ...], config: Config) -> dict[str, Any]:
     """Return a sample's facts: the same keys and types in every sample, sentinels for what is unknown.
 
     Readers infer a schema from the first few samples: a null, or an int where others have a float, breaks them.
+    Where ``layers.count`` is above 2 there are facts of the further objects, and ``composite_error``.
     """
     from l2i_builder.fetch.guard import redact
 
     facts = plain(row)
     facts["url"] = redact(facts["url"])
     info = {name: facts[name] for name in _ROW_FACTS}
-    return info | {
+    info |= {
         "width": int(shape[1]),
         "height": int(shape[0]),
         "foreground_threshold": float(config.layers.foreground_threshold),
@@ -96,6 +139,9 @@ def sample_info(row: Row, shape: tuple[int, ...], config: Config) -> dict[str, A
         "segmenter": config.segment.backend,
         "inpainter": config.inpaint.backend,
     }
+    if config.layers.count > 2:
+        info |= further_facts(row, config.layers.count) | {"composite_error": float(UNKNOWN)}
+    return info
 
 
 def amend_info(data: bytes, row: Row) -> bytes:
@@ -105,9 +151,10 @@ def amend_info(data: bytes, row: Row) -> bytes:
     return json.dumps(info | {name: facts[name] for name in _ROW_FACTS}, ensure_ascii=True, allow_nan=False).encode()
 
 
-def info_types() -> dict[str, type]:
-    """Return the type of every key of a sample's JSON."""
-    example = sample_info(Row("", "", "", 0, 0), (0, 0, 3), Config())
+def info_types(count: int = 2) -> dict[str, type]:
+    """Return the type of every key of a sample's JSON; count: ``layers.count``."""
+    config = Config.model_validate({"layers": {"count": count}})
+    example = sample_info(Row("", "", "", 0, 0), (0, 0, 3), config)
     return {name: type(value) for name, value in example.items()}
 
 
@@ -238,7 +285,7 @@ def decode_triplet(key: str, members: Mapping[str, bytes], url: str) -> Triplet:
     try:
         arrays = []
         for suffix, mode in (("jpg", "RGB"), ("fg.png", "RGB"), ("bg.jpg", "RGB"), ("mask.png", "L")):
-            arrays.append(_decode(members[suffix], mode))
+            arrays.append(decode(members[suffix], mode))
         suffix = "txt"
         caption = members["txt"].decode()
         suffix = "json"
@@ -268,32 +315,3 @@ def wids_index(out: str) -> bytes:
             file = manifest.files[name]
             shards.append({"url": name, "md5sum": file["md5"], "nsamples": manifest.kept, "filesize": file["bytes"]})
     return pretty({"__kind__": "wids-shard-index-v1", "wids_version": 1, "name": "l2i", "shardlist": shards})
-
-
-def _jpeg(image: np.ndarray, quality: int) -> bytes:
-    """image: uint8 [H, W, 3], sRGB."""
-    options = [
-        *(cv2.IMWRITE_JPEG_QUALITY, quality, cv2.IMWRITE_JPEG_OPTIMIZE, 1),
-        *(cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444),
-    ]
-    return _encoded(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), options)
-
-
-def _png(image: np.ndarray) -> bytes:
-    """image: uint8 [H, W, 3] in BGR, or [H, W]."""
-    return _encoded(".png", image, _PNG)
-
-
-def _encoded(extension: str, image: np.ndarray, options: list[int]) -> bytes:
-    done, data = cv2.imencode(extension, image, options)
-    if not done:
-        raise ValueError(f"OpenCV cannot encode {image.dtype} {image.shape} as {extension}")
-    return data.tobytes()
-
-
-def _decode(data: bytes, mode: str) -> np.ndarray:
-    """Decode an image with Pillow. Raises ValueError unless it is of that mode ("RGB" or "L")."""
-    with Image.open(io.BytesIO(data), formats=("JPEG", "PNG")) as image:
-        if image.mode != mode:
-            raise ValueError(f"is {image.mode}, not {mode}")
-        return np.asarray(image)

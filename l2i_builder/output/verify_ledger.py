@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 
 from l2i_builder.output.features import TASKS, Features
+from l2i_builder.output.ledger import to_row
 from l2i_builder.output.rules import REASONS, Rule
 from l2i_builder.output.tombstones import KINDS, Takedowns, is_tombstone
-from l2i_builder.sample import NEVER_SHOWN, UNKNOWN, Reason, Row, sample_key
+from l2i_builder.output.verify_further import wrong_peels
+from l2i_builder.sample import NEVER_SHOWN, UNKNOWN, Reason, sample_key
 
 _CLOSE = 1e-4  # scores are float32 sums: other processors round otherwise
 
@@ -21,15 +23,20 @@ Problem = tuple[Line, str]  # the line, what is wrong with it
 
 @dataclass(frozen=True)
 class LedgerCheck:
-    """Checks ledgers of one run. rules: of both judges; takedowns: the run's log."""
+    """Checks ledgers of one run. rules: of both judges; takedowns: the run's log; layers: its ``layers.count``;
+    derived: made by ``l2i refilter``, which leaves further objects as they were judged."""
 
     rules: Sequence[Rule]
     takedowns: Takedowns
+    layers: int = 2
+    derived: bool = False
 
     def wrong(self, lines: Sequence[Line]) -> Iterator[Problem]:
         """Yield each line that contradicts itself, the thresholds or the log of takedowns."""
         for line in lines:
             what = self._taken_down(line) or self._key(line) or self._verdict(line)
+            if not what and self.layers > 2:
+                what = wrong_peels(line, self.layers, self.rules, self.derived)
             if what:
                 yield line, what
 
@@ -39,7 +46,7 @@ class LedgerCheck:
             return "it was taken down, but is still here" if named else ""
         if not named:
             return f"it is a tombstone, but no takedown names it: {line['key']}"
-        return "" if is_tombstone(Row(**line)) else "its tombstone says more than place and key"
+        return "" if is_tombstone(to_row(line)) else "its tombstone says more than place and key"
 
     def _key(self, line: Line) -> str:
         """The key is a hash of URL and caption, unless credentials were cut out of the URL since."""

@@ -13,8 +13,10 @@ from PIL import Image
 
 from l2i_builder import layers
 from l2i_builder.errors import OutputError
-from l2i_builder.output.manifest import RunManifest
-from l2i_builder.output.shards import MEMBERS, decode_triplet, info_types
+from l2i_builder.output.manifest import RunManifest, layer_count
+from l2i_builder.output.shards import decode_triplet, info_types, member_names
+from l2i_builder.output.verify_further import wrong_further
+from l2i_builder.report.strip import PANELS
 from l2i_builder.sample import NEVER_SHOWN, UNKNOWN, Triplet
 
 _UNLIKE = 20.0  # mean difference of thumbnails, 0..255; WebP and scaling cost under 5, other pictures are 40 off
@@ -29,12 +31,16 @@ class SampleCheck:
     thumbnails: dict[str, np.ndarray] = field(default_factory=dict)  # key -> picture and mask as previewed
 
     @cached_property
+    def count(self) -> int:
+        return layer_count(self.run)
+
+    @cached_property
     def types(self) -> dict[str, type]:
-        return info_types()
+        return info_types(self.count)
 
     def wrong(self, folder: str, key: str, members: dict[str, bytes], row: dict[str, Any] | None, file: str) -> str:
         """Return what is wrong with a sample of a tar, "" if nothing. row: its ledger line."""
-        if tuple(members) != (("webp",) if folder == "previews" else MEMBERS):
+        if tuple(members) != (("webp",) if folder == "previews" else member_names(self.count)):
             return f"it has the members {', '.join(members)[:200]}"
         if row is None:
             return "the ledger has no such row"
@@ -54,6 +60,7 @@ class SampleCheck:
             self._wrong_facts(triplet, row)
             or self._wrong_layers(triplet)
             or self._wrong_measures(triplet, row)
+            or (wrong_further(triplet, members, row, self.run.config["layers"]) if self.count > 2 else "")
             or self._unlike_preview(triplet)
         )
 
@@ -103,8 +110,8 @@ class SampleCheck:
                 strip = np.asarray(image.convert("RGB"))
         except Exception as problem:  # decoders raise nearly anything on damaged files
             return f"its preview does not decode: {problem}"
-        side = strip.shape[0]
-        self.thumbnails[key] = np.stack([_thumbnail(strip[:, i * side : (i + 1) * side]) for i in range(2)])
+        side = strip.shape[1] // len(PANELS)
+        self.thumbnails[key] = np.stack([_thumbnail(strip[:side, i * side : (i + 1) * side]) for i in range(2)])
         return ""
 
     def _unlike_preview(self, triplet: Triplet) -> str:

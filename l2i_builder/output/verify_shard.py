@@ -18,8 +18,8 @@ from l2i_builder.errors import L2IError, OutputError
 from l2i_builder.ingest.planning import InputShard
 from l2i_builder.output.features import FOLDER as FEATURES
 from l2i_builder.output.features import TASKS, read_features
-from l2i_builder.output.ledger import SCHEMA, read_ledger
-from l2i_builder.output.manifest import FOLDER, RunManifest, ShardManifest, read_manifest
+from l2i_builder.output.ledger import read_ledger, schema
+from l2i_builder.output.manifest import FOLDER, RunManifest, ShardManifest, layer_count, read_manifest
 from l2i_builder.output.rules import REASONS
 from l2i_builder.output.shards import REBUILD, read_members
 from l2i_builder.output.verify_ledger import LedgerCheck, scored, wrong_features
@@ -122,7 +122,7 @@ class _Checker:
         """Check the ledger, fill ``rows`` and return the kept keys in order; None where it cannot be used."""
         self._check_file(manifest, file)
         table = read_ledger(storage.join(self.out, file))
-        if not table.schema.equals(SCHEMA):
+        if not table.schema.equals(schema(layer_count(self.run))):
             self.found(file, "its columns are not those of this version of the project")
             return None
         lines = table.to_pylist()

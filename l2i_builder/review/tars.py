@@ -11,13 +11,14 @@ from contextlib import suppress
 from pathlib import Path
 
 from l2i_builder import storage
+from l2i_builder.config import MAX_LAYERS
 from l2i_builder.errors import L2IError, OutputError
-from l2i_builder.output.shards import KEY, MEMBERS, REBUILD
+from l2i_builder.output.shards import KEY, REBUILD, member_names
 
 Place = tuple[int, int]  # offset of a member's content in the tar, and its size, in bytes
 Places = dict[str, dict[str, Place]]  # key -> suffix -> place
 
-SUFFIXES = frozenset({*MEMBERS, "webp"})
+SUFFIXES = frozenset({*member_names(MAX_LAYERS), "webp"})
 MAX_MEMBER = 64 * 2**20  # bytes; a larger member is nothing to look at
 HEADER = 512  # bytes of a member's header, right before its content
 TARS = 256  # whose places are remembered; a tar of a thousand samples takes about a megabyte
@@ -99,12 +100,29 @@ class Tars:
             if place is None:
                 continue
             offset, size = place
-            with storage.explained("read", url, OutputError):
-                fs, path = storage.filesystem(url)
-                data: bytes = fs.cat_file(path, start=offset - HEADER, end=offset + size)
+            data = _range(url, offset - HEADER, offset + size)
             if _names(data[:HEADER], f"{key}.{suffix}", size) and len(data) == HEADER + size:
                 return data[HEADER:]
         raise GoneError(f"{url} holds no {key}.{suffix} any more. Go on with another sample.")
+
+    def read_sample(self, url: str, key: str, digest: str = "") -> dict[str, bytes]:
+        """Return all members of a sample, suffix -> content, from one ranged read. Checks and raises as ``read``."""
+        for anew in (False, True):
+            places = self.places(url, digest, anew).get(key)
+            if not places:
+                continue
+            start = min(offset for offset, _ in places.values()) - HEADER
+            data = _range(url, start, max(offset + size for offset, size in places.values()))
+            members = {
+                suffix: data[offset - start - HEADER : offset - start + size]
+                for suffix, (offset, size) in places.items()
+            }
+            if all(
+                len(part) == HEADER + places[suffix][1] and _names(part[:HEADER], f"{key}.{suffix}", places[suffix][1])
+                for suffix, part in members.items()
+            ):
+                return {suffix: part[HEADER:] for suffix, part in members.items()}
+        raise GoneError(f"{url} does not hold {key} any more. Open the dataset again.")
 
     def _file(self, url: str, digest: str) -> Path | None:
         if self.folder is None or not digest.isalnum() or storage.is_local(url) or url.startswith("memory://"):
@@ -127,6 +145,13 @@ class Tars:
         with suppress(L2IError):  # a cache that cannot be written costs time, nothing else
             if file is not None:
                 storage.write_bytes(str(file), json.dumps(places, separators=(",", ":")).encode())
+
+
+def _range(url: str, start: int, end: int) -> bytes:
+    with storage.explained("read", url, OutputError):
+        fs, path = storage.filesystem(url)
+        data: bytes = fs.cat_file(path, start=start, end=end)
+        return data
 
 
 def _names(header: bytes, name: str, size: int) -> bool:

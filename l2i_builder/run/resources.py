@@ -42,7 +42,7 @@ def plan_layout(config: Config, resources: Mapping[str, float]) -> Layout:
     cpus, gpus = resources.get("CPU", 0), int(resources.get("GPU", 0))
     fetchers = cluster.fetchers or max(1, -(-gpus // GPUS_PER_FETCHER) if gpus else int(cpus // CPUS_PER_FETCHER))
     groups = [group.model_copy() for group in cluster.groups] or _default_groups(config, cpus, gpus)
-    _check_order(groups)
+    _check_order(groups, config.layers.count)
     left = cpus - fetchers * cluster.fetcher_cpus - sum(group.actors * group.cpus for group in groups)
     undecided = [group for group in groups if not group.actors]
     for group in undecided:
@@ -62,10 +62,15 @@ def _default_groups(config: Config, cpus: float, gpus: int) -> list[Group]:
     return [Group(stages=ORDER, cpus=share)]
 
 
-def _check_order(groups: list[Group]) -> None:
+def _check_order(groups: list[Group], layers: int) -> None:
     stages = [stage for group in groups for stage in group.stages]
     if stages != ORDER:
         raise ClusterError(f"cluster.groups must name each stage once, in this order: {', '.join(ORDER)}; got {stages}")
+    if layers > 2 and not any(set(MODEL_STAGES) <= set(group.stages) for group in groups):
+        raise ClusterError(
+            "With layers.count above 2 a batch goes through the models several times, so one of cluster.groups must "
+            f"hold all of {', '.join(MODEL_STAGES)}. Fuse them, or leave cluster.groups empty."
+        )
 
 
 def _fit(group: Group, cpus: float, gpus: int, resources: Mapping[str, float]) -> int:

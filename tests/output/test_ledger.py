@@ -14,8 +14,17 @@ import pytest
 from samples import row_of
 
 from l2i_builder.errors import OutputError
-from l2i_builder.output.ledger import ADDED, SCHEMA, ledger_metadata, plain, read_ledger, write_ledger
-from l2i_builder.sample import UNKNOWN, Reason, Row
+from l2i_builder.output.ledger import (
+    ADDED,
+    SCHEMA,
+    ledger_metadata,
+    plain,
+    read_ledger,
+    schema,
+    to_row,
+    write_ledger,
+)
+from l2i_builder.sample import UNKNOWN, Peel, PeelEnd, Reason, Row
 
 
 def stored(tmp_path: Path, *rows: Row, **metadata: Any) -> str:
@@ -25,10 +34,25 @@ def stored(tmp_path: Path, *rows: Row, **metadata: Any) -> str:
 
 
 def test_it_has_a_typed_column_for_every_field_of_a_row_and_no_nulls() -> None:
-    assert SCHEMA.names == [field.name for field in fields(Row)]
+    known = {field.name: str(field.type) for field in fields(Row) if field.name not in ("layers", "peel_end", "peels")}
+    assert SCHEMA.names == list(known)
     kinds = {"str": pa.string(), "int": pa.int64(), "float": pa.float64(), "bool": pa.bool_()}
-    assert [field.type for field in SCHEMA] == [kinds[str(field.type)] for field in fields(Row)]
+    assert [field.type for field in SCHEMA] == [kinds[kind] for kind in known.values()]
     assert not any(field.nullable for field in SCHEMA)
+
+
+def test_further_objects_have_columns_only_where_they_are_looked_for(tmp_path: Path) -> None:
+    assert schema(2).equals(SCHEMA)
+    peeled = row_of(1, layers=3, peel_end=PeelEnd.MASK_REJECTED.value)
+    peeled.peels = [Peel(0.25, 0.5, 1, 0.75, 0.875), Peel(0.125, 0.25, 2, 0.0625)]
+    rows = [row_of(0), peeled, row_of(2, layers=2, peel_end=PeelEnd.STAGE_ERROR.value)]
+    (tmp_path / "a.parquet").write_bytes(write_ledger(rows, {}, layers=4))
+    table = read_ledger(str(tmp_path / "a.parquet"))
+    assert table.schema.equals(schema(4))
+    assert table.column_names[len(SCHEMA.names) :][:4] == ["layers", "peel_end", "mask_area_2", "hole_area_2"]
+    assert table["inpainting_score_3"].to_pylist() == [-1.0, -1.0, -1.0]
+    assert not any(field.nullable for field in table.schema)
+    assert [to_row(line) for line in table.to_pylist()] == rows
 
 
 def test_rows_come_back_as_they_were_in_order(tmp_path: Path) -> None:
