@@ -4,6 +4,10 @@ Everything a person can get wrong raises one of these, with a sentence that says
 The CLI prints the sentence without a traceback.
 """
 
+from __future__ import annotations
+
+from collections.abc import Mapping
+
 
 class L2IError(Exception):
     """Base of all errors that are the user's to mend. ``exit_code`` is the CLI's exit status."""
@@ -36,9 +40,13 @@ class OutputError(L2IError):
 
 
 class ShardsFailedError(L2IError):
-    """The run ended, but some shards failed every attempt; they are listed in the message."""
+    """The run ended, but some shards failed every attempt; ``failed``: their names -> the last error."""
 
     exit_code = 6
+
+    def __init__(self, message: str, failed: Mapping[str, str] | None = None) -> None:
+        super().__init__(message)
+        self.failed = dict(failed or {})
 
 
 class VerifyError(L2IError):

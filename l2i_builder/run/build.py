@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import threading
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from l2i_builder.output.rewrite import recover
 from l2i_builder.output.shards import wids_index
 from l2i_builder.output.undecided import write_undecided
 from l2i_builder.run.cluster import Parts
+from l2i_builder.run.eventloop import run_to_end
 from l2i_builder.run.logs import Log, make_log
 from l2i_builder.run.metrics import serve_metrics
 from l2i_builder.run.observe import Observer, Several
@@ -80,7 +82,8 @@ def build(
     if failed:
         listed = "\n  ".join(f"{name}: {error}" for name, error in sorted(failed.items())[:20])
         raise ShardsFailedError(
-            f"{len(failed)} of {len(plan.shards)} shards failed every attempt; run again to retry them:\n  {listed}"
+            f"{len(failed)} of {len(plan.shards)} shards failed every attempt; run again to retry them:\n  {listed}",
+            failed,
         )
     return result
 
@@ -168,12 +171,13 @@ def _run_on_ray(
 
         async def drive() -> cluster.Outcome:
             task = asyncio.current_task()
-            for number in (signal.SIGINT, signal.SIGTERM):
+            here = threading.current_thread() is threading.main_thread()  # signals reach no other thread
+            for number in (signal.SIGINT, signal.SIGTERM) if here else ():
                 asyncio.get_running_loop().add_signal_handler(number, task.cancel)  # type: ignore[union-attr]
             return await cluster.Driver(config, layout, run_digest, progress, parts, observer).run(todo)
 
         try:
-            return asyncio.run(drive()).failed
+            return run_to_end(drive).failed
         except asyncio.CancelledError:
             raise KeyboardInterrupt from None
     finally:
