@@ -19,6 +19,7 @@ from l2i_builder.commands import (
     refilter,
     review,
     splits,
+    stats,
     takedown,
     train,
     weights,
@@ -44,6 +45,7 @@ app.command()(inspect.verify)
 app.command()(inspect.report)
 app.command()(refilter.refilter)
 app.command()(splits.splits)
+app.command()(stats.stats)
 app.command()(takedown.takedown)
 app.command()(review.review)
 app.add_typer(review.app, name="labels", no_args_is_help=True)
