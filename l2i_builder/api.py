@@ -1,0 +1,154 @@
+"""The Python API, as short as the command line: ``build`` makes a dataset, ``open_dataset`` reads one.
+
+from l2i_builder import build, open_dataset
+
+summary = build("metadata.parquet", "runs/mine", set=["segment.backend=u2netp"])
+print(summary.kept, summary.reasons)
+triplet = open_dataset("runs/mine")[0]
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from l2i_builder import storage
+from l2i_builder.config import Config
+from l2i_builder.configfile import known_keys, load_config
+from l2i_builder.dataset import LayeredDataset, open_dataset
+from l2i_builder.errors import ShardsFailedError
+from l2i_builder.output import manifest
+from l2i_builder.sample import Reason, Verdict
+
+__all__ = ["LayeredDataset", "RunSummary", "build", "open_dataset", "summarize"]
+
+_READERS = 16  # manifests read at once: object stores answer slowly, but many at a time
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """What an output folder holds: counts of rows over its finished shards.
+
+    out: the folder, local paths absolute; report: URL of the page, "" where there is none yet; reasons: reason ->
+    rows, most frequent first, over rows not kept; failed: name -> last error of the shards that this call tried and
+    that failed every attempt; skipped: shards that an earlier run had finished.
+    """
+
+    out: str
+    report: str
+    rows: int
+    kept: int
+    finished_shards: int
+    skipped: int = 0
+    reasons: dict[str, int] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def rejected(self) -> int:
+        """Rows that a rule or a judge decided against."""
+        return self._rows_of(Verdict.REJECTED)
+
+    @property
+    def lost(self) -> int:
+        """Rows that could not be fetched, decoded or processed (verdict "failed")."""
+        return self._rows_of(Verdict.FAILED)
+
+    def _rows_of(self, verdict: Verdict) -> int:
+        return sum(rows for reason, rows in self.reasons.items() if Reason(reason).verdict == verdict)
+
+
+def build(
+    metadata: str | Path,
+    out: str | Path,
+    config: str | Path | Config | None = None,
+    *,
+    set: Iterable[str] = (),
+    inline: bool = False,
+    retry_failed: bool = False,
+    progress: bool = False,
+    check: bool = True,
+    **overrides: Any,
+) -> RunSummary:
+    """Build the shards that ``l2i build`` would, and return what the output folder then holds.
+
+    Finished shards are skipped: call it again to go on. Works in scripts, threads and notebooks, and starts Ray as
+    the command does.
+
+    Args:
+        metadata: parquet file, folder or glob; local or URL.
+        out: output folder; local or URL.
+        config: YAML file or a whole ``Config``; None for the defaults.
+        set: dotted keys over it, in the spelling of ``--set``: ``["inpaint.backend=lama"]``.
+        inline: one process, no Ray.
+        retry_failed: fetch rows of finished shards again whose failure was transient.
+        progress: show a bar (or, without a terminal, a line a minute) on standard error.
+        check: raise where shards failed every attempt; False: return them in ``RunSummary.failed``.
+        **overrides: sections or keys as Python values: ``image={"size": 256}, seed=1``. They win over ``set``.
+
+    Raises:
+        L2IError: one of ``l2i_builder.errors``: ConfigError, MetadataError, WeightsError, OutputError, ClusterError,
+            or ShardsFailedError, whose ``failed`` names the shards; all others are complete.
+        KeyboardInterrupt: finished shards are kept.
+    """
+    from l2i_builder.run.build import build as run
+
+    settings = _settings(config, [*set, *_dotted(overrides)], str(metadata), str(out))
+    console = Console(file=sys.stderr, quiet=not progress, highlight=False)
+    try:
+        result = run(settings, console, inline=inline, retry_failed=retry_failed)
+    except ShardsFailedError as error:
+        if check:
+            raise
+        return summarize(settings.out, failed=error.failed)
+    return summarize(result.out, result.skipped)
+
+
+def summarize(out: str | Path, skipped: int = 0, failed: Mapping[str, str] | None = None) -> RunSummary:
+    """Return what an output folder holds, also while a build is going on; reads its manifests alone.
+
+    skipped, failed: passed on. Raises OutputError where the folder holds no run, or a damaged manifest.
+    """
+    folder = str(storage.local_path(str(out))) if storage.is_local(str(out)) else str(out)
+    manifest.RunManifest.from_json(storage.read_bytes(storage.join(folder, manifest.RUN_FILE)))
+    with ThreadPoolExecutor(_READERS) as pool:
+        shards = list(
+            pool.map(lambda number: manifest.read_manifest(folder, number), sorted(manifest.finished(folder)))
+        )
+    totals: dict[str, int] = {}
+    for shard in shards:
+        for reason, rows in shard.reasons.items():
+            totals[reason] = totals.get(reason, 0) + rows
+    report = storage.join(folder, "report.html")
+    return RunSummary(
+        out=folder,
+        report=report if storage.exists(report) else "",
+        rows=sum(shard.rows for shard in shards),
+        kept=sum(shard.kept for shard in shards),
+        finished_shards=len(shards),
+        skipped=skipped,
+        reasons=dict(sorted(totals.items(), key=lambda item: (-item[1], item[0]))),
+        failed=dict(failed or {}),
+    )
+
+
+def _settings(config: str | Path | Config | None, overrides: list[str], metadata: str, out: str) -> Config:
+    if isinstance(config, Config):
+        return load_config(None, [*_dotted(config.model_dump(mode="json")), *overrides], metadata=metadata, out=out)
+    return load_config(config, overrides, metadata=metadata, out=out)
+
+
+def _dotted(values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """Yield sections given as Python values as ``section.key=value``; a mapping that a key itself takes stays whole."""
+    for name, value in values.items():
+        key = f"{prefix}{name}"
+        if isinstance(value, Mapping) and any(known.startswith(f"{key}.") for known in known_keys()):
+            yield from _dotted(value, f"{key}.")
+        else:
+            yield f"{key}={json.dumps(value, ensure_ascii=False, default=str)}"
