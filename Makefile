@@ -27,7 +27,7 @@ test-faults: $(VENV)/.dev ## disturb runs on a two-node Ray cluster and compare 
 	@$(RUN_PYTHON) tests/faults/matrix.py --rounds $(or $(ROUNDS),50) --seed $(or $(SEED),0)
 
 audit: $(VENV)/.dev ## look the locked packages up among known vulnerabilities (needs pypi.org)
-	@if $(BIN)/python -c "import urllib.request as u; u.urlopen('https://pypi.org/pypi/pip/json', timeout=20)" 2>/dev/null; \
+	@if $(BIN)/python -c "import urllib.request as u; u.urlopen('https://pypi.org/pypi/pip/25.0/json', timeout=20)" 2>/dev/null; \
 	then $(BIN)/uv tool run pip-audit --strict --disable-pip --require-hashes -r requirements/lock.txt; \
 	else echo "audit skipped: pypi.org's list of vulnerabilities does not answer from here" >&2; fi
 
