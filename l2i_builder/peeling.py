@@ -69,6 +69,8 @@ class Found:
 
     def __call__(self, batch: Batch) -> Batch:
         batch = self.segment(batch)
+        if not len(batch):
+            return batch
         rule, outer = self.config.layers, batch.outer
         assert outer is not None
         firsts = dict(zip((row.index for row in outer.live_rows), outer.mask, strict=True))  # type: ignore[arg-type]

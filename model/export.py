@@ -32,7 +32,8 @@ class LayeredImage:
     """A layered image (F, B, m), or a plain picture when it has a background only.
 
     background uint8 [H, W, 3]; foreground uint8 [H, W, 3] and mask uint8 [H, W] (m scaled to 0..255), or None.
-    ``over``: further (foreground, mask) pairs above it, from the bottom up.
+    ``over``: further (foreground, mask) pairs above it, from the bottom up. ``names``: of the objects in layered files,
+    from the bottom up, where they are not "foreground", "foreground 2", ...
     """
 
     background: np.ndarray
@@ -40,6 +41,7 @@ class LayeredImage:
     mask: np.ndarray | None = None
     prompt: str = ""
     over: tuple[tuple[np.ndarray, np.ndarray], ...] = field(default=())
+    names: tuple[str, ...] = ()
 
     @property
     def objects(self) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -68,7 +70,7 @@ class LayeredImage:
         ]
         if not done:
             return self
-        return LayeredImage(self.background, *done[0], self.prompt, tuple(done[1:]))
+        return LayeredImage(self.background, *done[0], self.prompt, tuple(done[1:]), self.names)
 
 
 def to_psd(image: LayeredImage) -> bytes:
@@ -194,7 +196,8 @@ def save_sheet(images: Sequence[LayeredImage], target: str, cell: int = CELL) ->
 
 
 def _layer_name(image: LayeredImage, number: int) -> str:
-    name = "foreground" if not number else f"foreground {number + 1}"
+    names = dict(enumerate(image.names))
+    name = names.get(number, "foreground" if not number else f"foreground {number + 1}")
     return f"{name}: {image.prompt}"[:120] if image.prompt else name
 
 

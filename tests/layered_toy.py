@@ -81,10 +81,11 @@ class StrictOnBackgrounds(ToyJudge):
 
 
 def layered_stages(config, strict, names, device="cpu", threads=1):
-    made = [FindLargest(config), ToyJudgeMask(config), ToyInpaint(config), ToyJudgeInpainting(config)]
+    made: list[stages.Stage] = [FindLargest(config), ToyJudgeMask(config), ToyInpaint(config), ToyJudgeInpainting(config)]
     if strict:
-        made[1].judge = StrictOnBackgrounds()
-    return with_peeling([*made, stages.EncodeStage(config, device, threads)], config)
+        made[1].judge = StrictOnBackgrounds()  # type: ignore[attr-defined]
+    made.append(stages.EncodeStage(config, device, threads))
+    return with_peeling([stage for stage in made if stage.name in names], config)
 
 
 def layered_run(folder: Path, out: Path | str, *overrides: str, rows: int = 40, strict: bool = False) -> Config:

@@ -97,9 +97,9 @@ class ShardManifest:
         return manifest
 
 
-def layer_count(run: RunManifest) -> int:
-    """Return how many layers the samples of a run have at most."""
-    return int(run.config.get("layers", {}).get("count", 2))
+def layer_count(config: Mapping[str, Any]) -> int:
+    """Return how many layers the samples of a run have at most. config: of its ``run.json``."""
+    return int(config.get("layers", {}).get("count", 2))
 
 
 def shard_name(number: int) -> str:

@@ -71,7 +71,7 @@ def verify(out: str, deep: bool = False, progress: Progress | None = None) -> li
     done = finished(out)
     takedowns = _read_takedowns(out, findings)
     rules = [rule_of(run, task) for task in TASKS]
-    ledger = LedgerCheck(rules, takedowns, layer_count(run), bool(run.derived_from))
+    ledger = LedgerCheck(rules, takedowns, layer_count(run.config), bool(run.derived_from))
     findings += _unfinished(done, set(planned))
     findings += _pending(out)
     numbers = sorted(done & set(planned))
@@ -88,8 +88,8 @@ def verify(out: str, deep: bool = False, progress: Progress | None = None) -> li
             rows += result.rows
             if progress:
                 progress(count, len(numbers))
-    if done == set(planned) and rows != plan.rows:
-        what = f"the ledgers account for {rows} rows, the input has {plan.rows}"
+    if done == set(planned) and rows != plan.all_rows:
+        what = f"the ledgers account for {rows} rows, the input has {plan.all_rows}"
         findings.append(Finding("input.json", what, "Mend what is listed above, then verify again."))
     findings += _kept_twice(numbers, keys)
     findings += _index(out)

@@ -32,7 +32,7 @@ class SampleCheck:
 
     @cached_property
     def count(self) -> int:
-        return layer_count(self.run)
+        return layer_count(self.run.config)
 
     @cached_property
     def types(self) -> dict[str, type]:

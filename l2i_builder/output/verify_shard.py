@@ -122,7 +122,7 @@ class _Checker:
         """Check the ledger, fill ``rows`` and return the kept keys in order; None where it cannot be used."""
         self._check_file(manifest, file)
         table = read_ledger(storage.join(self.out, file))
-        if not table.schema.equals(schema(layer_count(self.run))):
+        if not table.schema.equals(schema(layer_count(self.run.config))):
             self.found(file, "its columns are not those of this version of the project")
             return None
         lines = table.to_pylist()

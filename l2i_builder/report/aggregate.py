@@ -21,6 +21,7 @@ COLUMNS = (
     *("mask_area", "mask_components", "mask_score", "inpainting_score", "mask_head", "inpainting_head"),
     *("audit", "verdict", "reason", "stage"),
 )
+FURTHER = ("layers", "peel_end")  # counted too where layers.count is above 2
 JUDGES = ("mask", "inpainting")
 
 _JUDGED = {"": 0, Reason.MASK_REJECTED.value: 1, Reason.INPAINTING_REJECTED.value: 2}  # positions in OUTCOMES
@@ -48,6 +49,8 @@ class Aggregate:
         self.mask_only = np.zeros(len(mask_edges) - 1, np.int64)  # rows whose mask alone was judged
         self.audit: Counter[str] = Counter()
         self.distributions = distributions()
+        self.layers: Counter[int] = Counter()  # layers -> kept samples, where there may be more than two
+        self.peel_ends: Counter[str] = Counter()  # of the kept samples
         self.domains = Domains()
         self.shards = ShardCounts()
         self.fetched_bytes = self.fetched_rows = 0
@@ -64,6 +67,10 @@ class Aggregate:
         mask, inpainting = numbers(ledger, "mask_score"), numbers(ledger, "inpainting_score")
         self._judged(ledger, mask, inpainting, _renumbered(*reasons, _JUDGED))
         self._distributions(ledger, _renumbered(*verdicts, _COMPARED))
+        if FURTHER[0] in ledger.column_names:
+            found = ledger.select(FURTHER).filter(pa.array(kept))
+            self.layers.update(found["layers"].to_pylist())
+            self.peel_ends.update(found["peel_end"].to_pylist())
         self.domains.add(ledger["url"], failed, kept)
         sizes = numbers(ledger, "bytes")
         self.fetched_bytes += int(sizes[sizes > 0].sum())
@@ -77,7 +84,7 @@ class Aggregate:
     def merge(self, other: Aggregate) -> None:
         """Add what another one counted, which has the same thresholds."""
         self.rows += other.rows
-        for name in ("counts", "verdicts", "audit", "seconds", "images"):
+        for name in ("counts", "verdicts", "audit", "seconds", "images", "layers", "peel_ends"):
             getattr(self, name).update(getattr(other, name))
         for name in JUDGES:
             self.heads[name].update(other.heads[name])

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from l2i_builder import storage
+from l2i_builder.config import MAX_LAYERS
 from l2i_builder.errors import OutputError
 from l2i_builder.output.manifest import shard_name
 from l2i_builder.report.domains import hosts
@@ -44,8 +45,14 @@ class Sample:
     inpainting_score: float
     offset: int
     size: int
+    layers: int = 2
     label: str = ""  # what people said, "" where nobody was asked
     strip: bytes = b""
+
+    @property
+    def lines(self) -> int:
+        """Lines of the strip: one for each object."""
+        return max(self.layers, 2) - 1
 
     @property
     def inpainted(self) -> bool:
@@ -116,7 +123,8 @@ class Galleries:
                 pc.not_equal(ledger["mask_area"], UNKNOWN),
             )
         )
-        for line, host in zip(chosen.select(LEDGER_COLUMNS).to_pylist(), hosts(chosen["url"]).to_pylist(), strict=True):
+        columns = [*LEDGER_COLUMNS, *({"layers"} & set(chosen.column_names))]
+        for line, host in zip(chosen.select(columns).to_pylist(), hosts(chosen["url"]).to_pylist(), strict=True):
             if line["reason"] not in NEVER_SHOWN:
                 offset, size = previews[line["key"]]
                 label = self.labels.get(line["key"], "")
@@ -141,6 +149,8 @@ class Galleries:
             self._gallery(name).offer(rank, sample)
         draw = key_fraction(sample.key, "report")
         self._gallery(f"reason_{sample.reason}" if sample.reason else "kept").offer(draw, sample)
+        if sample.lines > 1 and not sample.reason:
+            self._gallery(f"layers_{sample.layers}").offer(draw, sample)
 
     def _gallery(self, name: str) -> Gallery:
         if name not in self.galleries:
@@ -262,7 +272,8 @@ def _disputed(sample: Sample) -> list[tuple[str, float]]:
 
 _PLACES = [
     "nearest_mask", "nearest_inpainting", "disputed_kept", "disputed_rejected",
-    "kept", "reason_mask_rejected", "reason_inpainting_rejected",
+    "kept", *(f"layers_{layers}" for layers in range(MAX_LAYERS, 2, -1)),
+    "reason_mask_rejected", "reason_inpainting_rejected",
     "lowest_mask", "highest_mask", "lowest_inpainting", "highest_inpainting",
 ]  # fmt: skip
 
@@ -285,6 +296,9 @@ def _make(name: str) -> Gallery:
     kind, _, what = name.partition("_")
     if kind == "kept":
         return Gallery(name, "Kept, at random", "A fair draw of what goes into the dataset.", KEPT)
+    if kind == "layers":
+        text = "Further objects were peeled off the background: a line for each, front to back."
+        return Gallery(name, f"{what} layers, at random", text, KEPT)
     if kind == "reason":
         size = JUDGED if what in (Reason.MASK_REJECTED, Reason.INPAINTING_REJECTED) else OTHER
         return Gallery(name, f"{what}, at random", "A fair draw of the samples with this reason.", size)

@@ -15,9 +15,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from l2i_builder import storage
-from l2i_builder.output.manifest import shard_name
+from l2i_builder.output.manifest import layer_count, shard_name
 from l2i_builder.report import text
-from l2i_builder.report.aggregate import COLUMNS, Aggregate
+from l2i_builder.report.aggregate import COLUMNS, FURTHER, Aggregate
 from l2i_builder.report.charts import make_charts
 from l2i_builder.report.compare import JSON_FILE, compared, other_run, previous
 from l2i_builder.report.cost import FOLDERS
@@ -92,7 +92,8 @@ def count(run: Run, values: tuple[float | None, float | None], options: Options)
         done += shards
         options.told(done, len(run.finished))
 
-    for one in scan(run, COLUMNS, part, told):
+    columns = (*COLUMNS, *FURTHER) if layer_count(run.config) > 2 else COLUMNS
+    for one in scan(run, columns, part, told):
         total.merge(one)
     return total
 
@@ -108,8 +109,9 @@ def _stored(run: Run) -> dict[str, int]:
 def _look(run: Run, galleries: Galleries, numbers: set[int]) -> None:
     """Offer the samples of some shards to the galleries."""
     ordered = sorted(numbers & set(run.finished))
+    columns = (*GALLERY_COLUMNS, "layers") if layer_count(run.config) > 2 else GALLERY_COLUMNS
     parts = ahead(
-        lambda number: (ledger_of(run.out, number, GALLERY_COLUMNS), *preview_index(run.out, number)), ordered, READERS
+        lambda number: (ledger_of(run.out, number, columns), *preview_index(run.out, number)), ordered, READERS
     )
     for number, (ledger, previews, problem) in zip(ordered, parts, strict=True):
         galleries.add(number, ledger, previews)

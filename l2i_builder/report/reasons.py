@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from l2i_builder.sample import Reason
+from l2i_builder.sample import PeelEnd, Reason
 
 EXPLANATIONS: dict[Reason, str] = {
     Reason.BAD_SCHEME: "The link is not http or https (file:, data:, ftp: and the like are never opened).",
@@ -52,3 +52,15 @@ EXPLANATIONS: dict[Reason, str] = {
     "`l2i build --retry-failed` makes up for it.",
     Reason.TAKEN_DOWN: "Taken down on request. Its pixels, link, caption and digests are gone, and stay gone.",
 }
+
+# Why no further object was peeled off a kept sample's background.
+PEEL_ENDS: dict[PeelEnd, str] = {
+    PeelEnd.ENOUGH: "It has as many layers as layers.count allows.",
+    PeelEnd.MASK_EMPTY: "The segmenter found nothing more, or less than layers.further.min_area.",
+    PeelEnd.MASK_FULL: "What it found fills nearly all of the background.",
+    PeelEnd.MASK_INPAINTED: "What it found lies mostly where the background was inpainted: a trace, no object.",
+    PeelEnd.MASK_REJECTED: "The mask judge refused the further mask.",
+    PeelEnd.INPAINTING_REJECTED: "The inpainting judge refused what would be behind it.",
+    PeelEnd.STAGE_ERROR: "A model failed on the background.",
+}
+NOT_PEELED = "It was kept by thresholds that came later, and nothing was peeled off it."

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from l2i_builder import __version__
+from l2i_builder.output.manifest import layer_count
 from l2i_builder.report.aggregate import JUDGES, Aggregate
 from l2i_builder.report.bins import Histogram
 from l2i_builder.report.cost import summarize_cost
@@ -16,7 +17,7 @@ from l2i_builder.report.domains import Domains
 from l2i_builder.report.drift import summarize_shards
 from l2i_builder.report.labelled import Labelled, label_bins, wilson
 from l2i_builder.report.options import Prices
-from l2i_builder.report.reasons import EXPLANATIONS
+from l2i_builder.report.reasons import EXPLANATIONS, NOT_PEELED, PEEL_ENDS
 from l2i_builder.report.run import Run
 from l2i_builder.report.steps import make_funnel
 from l2i_builder.report.thresholds import Threshold
@@ -35,9 +36,11 @@ def summarize(
 ) -> dict[str, Any]:
     """Return the report's numbers, JSON types only, in the order of the page."""
     values = {judge: limit.value if limit else None for judge, limit in limits.items()}
+    further = {"layers": _layers(run, counted)} if layer_count(run.config) > 2 else {}
     return {
         "run": _run(run, counted, limits),
         "funnel": _funnel(run, counted),
+        **further,
         "reasons": _reasons(counted),
         "scores": {name: _score(run, name, counted.scores[name], limits[name]) for name in JUDGES},
         "density": {
@@ -106,6 +109,24 @@ def _funnel(run: Run, counted: Aggregate) -> dict[str, Any]:
         "total": funnel.total,
         "planned": funnel.planned,
         "reconciles": funnel.reconciles,
+    }
+
+
+def _layers(run: Run, counted: Aggregate) -> dict[str, Any]:
+    """How many layers the kept samples have, and why no more were peeled off."""
+    kept = counted.counts["", ""]
+    ends = sorted(counted.peel_ends.items(), key=lambda item: (-item[1], item[0]))
+    known = {end.value: meaning for end, meaning in PEEL_ENDS.items()}
+    return {
+        "most": layer_count(run.config),
+        "samples": [
+            {"layers": layers, "rows": counted.layers[layers], "share": _ratio(counted.layers[layers], kept)}
+            for layers in range(2, layer_count(run.config) + 1)
+        ],
+        "ended": [
+            {"why": end, "rows": rows, "share": _ratio(rows, kept), "meaning": known.get(end, NOT_PEELED)}
+            for end, rows in ends
+        ],
     }
 
 

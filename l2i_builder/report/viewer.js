@@ -8,6 +8,7 @@
   function show(index) {
     at = (index + strips.length) % strips.length;
     const image = strips[at].querySelector("img");
+    byId("viewer-image").style.aspectRatio = image.style.aspectRatio;
     byId("viewer-image").src = image.src;
     byId("viewer-image").alt = image.alt;
     byId("viewer-words").replaceChildren(...strips[at].querySelector("figcaption").cloneNode(true).children);

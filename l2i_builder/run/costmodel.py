@@ -34,6 +34,11 @@ CPU_SECONDS = {
 # ... and one data-centre GPU. Assumed from published throughput, not measured by this project.
 GPU_SECONDS = {"segment:inspyrenet": 0.06, "inpaint:lama": 0.03, "judge_mask": 0.004, "judge_inpainting": 0.004}
 
+# Of the samples that may hold a further object (layers.count above 2), the share that each stage sees, and that have
+# one: measured on the sample photographs (docs/layers.md).
+FURTHER_REACH = {"segment": 1.0, "judge_mask": 0.2, "inpaint": 0.1, "judge_inpainting": 0.1}
+FURTHER_TAKEN = 0.07
+
 
 @dataclass(frozen=True)
 class Rates:
@@ -66,6 +71,10 @@ def assumed_rates(config: Config, gpu: bool) -> Rates:
     """Return rates before anything has run: half of the web's links are dead; the paper kept 9.5 % of all rows."""
     reach = {"fetch": 1.0, "decode": 0.6, "segment": 0.55, "judge_mask": 0.45, "inpaint": 0.2}
     reach |= {"judge_inpainting": reach["inpaint"], "encode": 0.095}
+    left = reach["encode"]
+    for _ in range(2, config.layers.count):
+        reach |= {stage: reach[stage] + left * share for stage, share in FURTHER_REACH.items()}
+        left *= FURTHER_TAKEN
     seconds = {}
     for stage in reach:
         backend = {"segment": config.segment.backend, "inpaint": config.inpaint.backend}.get(stage)
