@@ -12,6 +12,7 @@ from l2i_builder import __version__
 from l2i_builder.commands import (
     build,
     console,
+    export,
     filters,
     generate,
     inspect,
@@ -47,6 +48,7 @@ app.command()(refilter.refilter)
 app.command()(splits.splits)
 app.command()(stats.stats)
 app.command()(takedown.takedown)
+app.command()(export.export)
 app.command()(review.review)
 app.add_typer(review.app, name="labels", no_args_is_help=True)
 app.command()(filters.calibrate)
