@@ -81,7 +81,12 @@ class StrictOnBackgrounds(ToyJudge):
 
 
 def layered_stages(config, strict, names, device="cpu", threads=1):
-    made: list[stages.Stage] = [FindLargest(config), ToyJudgeMask(config), ToyInpaint(config), ToyJudgeInpainting(config)]
+    made: list[stages.Stage] = [
+        FindLargest(config),
+        ToyJudgeMask(config),
+        ToyInpaint(config),
+        ToyJudgeInpainting(config),
+    ]
     if strict:
         made[1].judge = StrictOnBackgrounds()  # type: ignore[attr-defined]
     made.append(stages.EncodeStage(config, device, threads))
