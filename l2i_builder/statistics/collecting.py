@@ -54,6 +54,7 @@ def collect(out: str, options: Options) -> dict[str, Any]:
         "components": [_components(groups, i, threshold) for i, threshold in enumerate(COMPONENTS)],
         "likeness": _likeness(groups, options),
         "objects": _objects(groups, options),
+        "compared": None,
     }
 
 

@@ -39,7 +39,7 @@ def _letters(keys: pa.ChunkedArray) -> np.ndarray:
     parts = [chunk for chunk in keys.chunks if len(chunk)]
     views = []
     for chunk in parts:  # all of one length: no copy, no Python object for each
-        start = chunk.offset * int(lengths[0]) + int(np.frombuffer(chunk.buffers()[1], np.int32, 1)[0])
+        start = int(np.frombuffer(chunk.buffers()[1], np.int32)[chunk.offset])
         views.append(np.frombuffer(chunk.buffers()[2], np.uint8, len(chunk) * int(lengths[0]), start))
     return np.concatenate(views).reshape(len(keys), -1)
 
