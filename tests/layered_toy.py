@@ -69,14 +69,14 @@ class FindLargest(ToySegment):
 
 
 class StrictOnBackgrounds(ToyJudge):
-    """Passes every first object, and of the others those in even pictures."""
+    """Passes every first object, and of the others those in two of three pictures."""
 
     def __init__(self) -> None:
         super().__init__(0.5)
 
     def features(self, images: np.ndarray, *layers: np.ndarray) -> np.ndarray:
         first = (images[:, 16, 16].min(axis=-1) == 255).astype(np.float32)
-        odd = images.reshape(len(images), -1).astype(np.int64).sum(axis=1) % 2
+        odd = images.reshape(len(images), -1).astype(np.int64).sum(axis=1) % 3 == 0
         return np.stack([np.maximum(first, 0.75 - 0.5 * odd), odd], axis=1).astype(np.float32)
 
 
