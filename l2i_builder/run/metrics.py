@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from threading import Lock
 
@@ -29,10 +29,12 @@ from l2i_builder.config import Config
 from l2i_builder.errors import ConfigError
 from l2i_builder.output.manifest import ShardManifest
 from l2i_builder.run.observe import DriverState, Observer, Summary
+from l2i_builder.run.resources import ORDER
 from l2i_builder.sample import Reason, Verdict
 
 BATCH_BUCKETS = (0.1, 0.3, 1, 3, 10, 30, 60, 120, 300, 600, 1800)  # seconds
 SHARD_BUCKETS = (10, 30, 60, 180, 600, 1200, 1800, 3600, 7200, 14400, 43200)  # seconds
+FOLDERS = ("shards", "audit", "previews", "features", "ledger")
 CLUSTER_EVERY = 10.0  # seconds for which what Ray said of the cluster is good enough
 
 
@@ -66,15 +68,26 @@ class Metrics(Observer):
         self.written = counter("l2i_written_bytes", "Bytes of committed files.", "folder")
         self.open_shards = gauge("l2i_shards_in_flight", "Attempts at shards under way.")
         self.shards = counter("l2i_shards", "Attempts at shards, by how they ended.", "outcome")
-        for end in ("done", "retried", "failed"):
-            self.shards.labels(end)
         text = "Seconds of the attempt that committed a shard."
         self.shard_seconds = Histogram("l2i_shard_seconds", text, buckets=SHARD_BUCKETS, registry=registry)
         text = "Seconds until a pool gave a batch back, waiting included."
         self.batch_seconds = Histogram("l2i_batch_seconds", text, ["pool"], buckets=BATCH_BUCKETS, registry=registry)
+        self._begin_at_zero()
         self._state = _LiveState()
         self.registry.register(self._state)
         ProcessCollector(registry=self.registry)
+
+    def _begin_at_zero(self) -> None:
+        """Make every series now: Prometheus sees no increase in one that appears with its first count."""
+        for counter in (self.processed, self.committed):
+            _count(counter, 0, dict.fromkeys(Reason, 0))
+        for stage in ("fetch", "decode", *ORDER):
+            self.seconds.labels(stage)
+            self.images.labels(stage)
+        for folder in FOLDERS:
+            self.written.labels(folder)
+        for outcome in ("done", "retried", "failed"):
+            self.shards.labels(outcome)
 
     def opened(self, state: Callable[[], DriverState], rows: int, shards: int) -> None:
         self.planned_rows.inc(rows)
@@ -113,10 +126,10 @@ class Metrics(Observer):
             self.written.labels(file.partition("/")[0]).inc(entry["bytes"])
 
 
-def _count(counter: Counter, kept: int, reasons: dict[str, int]) -> None:
+def _count(counter: Counter, kept: int, reasons: Mapping[str, int]) -> None:
     counter.labels(Verdict.KEPT.value, "").inc(kept)
     for reason, rows in reasons.items():
-        counter.labels(Reason(reason).verdict.value, reason).inc(rows)
+        counter.labels(Reason(reason).verdict.value, str(reason)).inc(rows)
 
 
 class _LiveState(Collector):
