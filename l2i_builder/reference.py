@@ -1,6 +1,6 @@
-"""The reference pages: every configuration key and every reason, written from the code itself.
+"""The reference pages: every configuration key, every reason and the sizing table, written from the code itself.
 
-``python -m l2i_builder.reference`` writes ``docs/configuration.md`` and ``docs/reasons.md``.
+``python -m l2i_builder.reference`` writes ``docs/configuration.md``, ``docs/reasons.md`` and ``docs/sizing.md``.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Any
 
 from l2i_builder.config import Config
 from l2i_builder.report.reasons import EXPLANATIONS
+from l2i_builder.run.sizing import page
 from l2i_builder.sample import Reason
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -58,6 +59,11 @@ def reasons() -> str:
     return "".join([_MADE, _REASONS, "\n| reason | verdict | again | meaning |\n|---|---|---|---|\n", *rows])
 
 
+def sizing() -> str:
+    """Return ``docs/sizing.md``."""
+    return _MADE + page()
+
+
 def _sections(schema: dict, section: dict, path: str, how: bool) -> Iterator[tuple[str, dict[str, Any], bool]]:
     """Yield (dotted path, JSON schema, whether it says how) of every section, depth first."""
     yield path, section, how
@@ -100,10 +106,11 @@ def _paragraph(text: str) -> str:
 
 
 def write(folder: Path = DOCS) -> None:
-    """Write both pages into ``folder``."""
+    """Write the pages into ``folder``."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "configuration.md").write_text(configuration(), encoding="utf-8")
     (folder / "reasons.md").write_text(reasons(), encoding="utf-8")
+    (folder / "sizing.md").write_text(sizing(), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ def plain_keys() -> set[str]:
     return {key for key in known if not any(other.startswith(f"{key}.") for other in known)}
 
 
-@pytest.mark.parametrize("page", ["configuration", "reasons"])
+@pytest.mark.parametrize("page", ["configuration", "reasons", "sizing"])
 def test_committed_pages_are_up_to_date(page: str) -> None:
     committed = (reference.DOCS / f"{page}.md").read_text(encoding="utf-8")
 
@@ -88,4 +88,8 @@ def test_every_reason_is_explained_with_its_verdict() -> None:
 def test_pages_are_written_where_they_are_asked_for(tmp_path: Path) -> None:
     reference.write(tmp_path / "docs")
 
-    assert sorted(path.name for path in (tmp_path / "docs").iterdir()) == ["configuration.md", "reasons.md"]
+    assert sorted(path.name for path in (tmp_path / "docs").iterdir()) == [
+        "configuration.md",
+        "reasons.md",
+        "sizing.md",
+    ]

@@ -1,0 +1,1 @@
+"""Recipes for clusters (docs/clusters.md), and what their scripts call."""
