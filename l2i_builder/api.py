@@ -36,9 +36,15 @@ _READERS = 16  # manifests read at once: object stores answer slowly, but many a
 class RunSummary:
     """What an output folder holds: counts of rows over its finished shards.
 
-    out: the folder, local paths absolute; report: URL of the page, "" where there is none yet; reasons: reason ->
-    rows, most frequent first, over rows not kept; failed: name -> last error of the shards that this call tried and
-    that failed every attempt; skipped: shards that an earlier run had finished.
+    Attributes:
+        out: the folder; local paths are absolute.
+        report: URL of the page, "" where there is none yet.
+        rows: input rows.
+        kept: samples in ``shards/``.
+        finished_shards: shards with a manifest.
+        skipped: those of them that an earlier call had finished.
+        reasons: reason -> rows, most frequent first, of the rows that were not kept.
+        failed: name -> last error, of the shards that failed every attempt of this call.
     """
 
     out: str
