@@ -13,25 +13,32 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from l2i_builder import storage
 from l2i_builder.errors import ConfigError, OutputError
 from l2i_builder.output.ledger import read_ledger
 from l2i_builder.output.manifest import finished, read_manifest
-from l2i_builder.output.shards import read_members
+from l2i_builder.output.shards import index_tar, read_members
 from l2i_builder.sample import UNKNOWN, key_fraction
+from l2i_builder.splits import FILE as SPLITS_FILE
+from l2i_builder.splits import NAMES, SplitTable, read_splits
 
 SCORES = ("mask_score", "inpainting_score")
+TRAIN, LA = "train", "la"
+SPLITS = tuple(name for name in NAMES if name != "withheld")
 _READERS = 16  # files read at once: object stores answer slowly, but many at a time
 
 
 @dataclass(frozen=True)
 class Shard:
-    """A tar and how many samples of it are read."""
+    """A tar and how many samples of it are read. keys: of those left out, or with ``only`` of those read alone."""
 
     url: str
     samples: int
+    keys: frozenset[str] = frozenset()
+    only: bool = False
 
 
 @dataclass(frozen=True)
@@ -64,7 +71,9 @@ def find_shards(location: str, selection: Selection | None = None) -> list[Shard
     """Return the shards that ``location`` names and that hold a selected sample, in the order of their names.
 
     location: output folder of a build, folder with an ``index.json``, folder of tars, tar or glob of tars, or several
-    of these with commas; local or URL. Raises ConfigError where nothing is found, OutputError where it is damaged.
+    of these with commas; local or URL. Of a build where ``l2i splits`` drew splits, one of them is named with a #:
+    ``runs/sample#train``; ``#all`` reads whatever was kept. Raises ConfigError where nothing is found or no split is
+    named, OutputError where it is damaged.
     """
     selection = selection or Selection()
     parts = [part.strip() for part in location.split(",") if part.strip()]
@@ -84,7 +93,7 @@ def selected(shard: Shard, selection: Selection) -> Iterator[tuple[str, dict[str
     """
     count = 0
     for key, members in read_members(shard.url):
-        if selection.takes_members(key, members):
+        if (key in shard.keys) == shard.only and selection.takes_members(key, members):
             count += 1
             yield key, members
     if count != shard.samples:
@@ -104,7 +113,10 @@ def captions(shards: Iterable[Shard], selection: Selection) -> Iterator[str]:
 def _find(part: str, selection: Selection) -> list[Shard]:
     if part.endswith(".tar") or "*" in part:
         return _scan(_glob(part), selection)
+    part, _, split = part.partition("#")
     numbers = sorted(finished(part))
+    if split != "all" and (split or (numbers and storage.exists(storage.join(part, SPLITS_FILE)))):
+        return _of_split(part, numbers, split, selection)
     if numbers:
         with ThreadPoolExecutor(_READERS) as pool:
             return list(pool.map(lambda number: _of_manifest(part, number, selection), numbers))
@@ -112,6 +124,43 @@ def _find(part: str, selection: Selection) -> list[Shard]:
     if storage.exists(index) and selection.everything:
         return _indexed(part, storage.read_bytes(index))
     return _scan([storage.join(part, name) for name in storage.list_names(part, ".tar")], selection)
+
+
+def _of_split(out: str, numbers: list[int], split: str, selection: Selection) -> list[Shard]:
+    """Return what a build's shards hold of one split."""
+    if not split:
+        raise ConfigError(
+            f"{out} has splits: name one, {out}#train, {out}#test or {out}#la; {out}#all reads all of them"
+        )
+    table = read_splits(out)
+    if table is None or split not in SPLITS:
+        raise ConfigError(
+            f"{out} has no split {split!r}; "
+            + (f"it has {', '.join(SPLITS)}" if table is not None else f"draw them with `l2i splits {out}`")
+        )
+    splits: SplitTable = table
+
+    def read(number: int) -> list[Shard]:
+        manifest = read_manifest(out, number)
+        ledger = read_ledger(storage.join(out, f"ledger/{manifest.name}.parquet"), ["key", "reason", *SCORES])
+        found = ledger.append_column("split", pa.array(splits.of(ledger["key"].to_pylist()), pa.string()))
+        kept = found.filter(pc.equal(found["reason"], "")).to_pylist()
+        chosen = {line["key"] for line in kept if line["split"] == split}
+        samples = sum(selection.takes(line["key"], line) for line in kept if line["split"] == split)
+        every = {line["key"] for line in kept}
+        keys = frozenset(every - chosen if split == TRAIN else chosen)  # of train nearly all: the others are fewer
+        shards = [Shard(storage.join(out, f"shards/{manifest.name}.tar"), samples, keys, split != TRAIN)]
+        audit = f"audit/{manifest.name}.tar"
+        if split != LA or audit not in manifest.files:
+            return shards
+        lines = {line["key"]: line for line in found.to_pylist() if line["split"] == split}
+        with storage.open_read(storage.join(out, audit)) as file:
+            there = frozenset(key for key in index_tar(audit, file) if key in lines)
+        samples = sum(selection.takes(key, lines[key]) for key in there)
+        return [*shards, Shard(storage.join(out, audit), samples, there, True)]
+
+    with ThreadPoolExecutor(_READERS) as pool:
+        return [shard for shards in pool.map(read, numbers) for shard in shards]
 
 
 def _of_manifest(out: str, number: int, selection: Selection) -> Shard:

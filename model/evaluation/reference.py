@@ -11,10 +11,10 @@ import cv2
 import numpy as np
 
 from l2i_builder.errors import ConfigError, OutputError
-from l2i_builder.output.shards import REBUILD, read_members
+from l2i_builder.output.shards import REBUILD
 from model.config import Data
 from model.pixels import View, decode
-from model.shard_set import find_shards
+from model.shard_set import Selection, find_shards, selected
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Reference:
     def _members(self) -> Iterator[tuple[str, dict[str, bytes]]]:
         done = 0
         for shard in find_shards(self.location):
-            for key, members in read_members(shard.url):
+            for key, members in selected(shard, Selection()):
                 if done == self.samples:
                     return
                 done += 1
