@@ -4,9 +4,11 @@ from itertools import islice
 import numpy as np
 import pytest
 import torch
+from layered_toy import layered_run
 from toy_training import SIZE, toy_shards
 
 from l2i_builder.errors import ConfigError, OutputError
+from l2i_builder.output.shards import open_triplets
 from model.config import Data
 from model.data import Batch, Loader, Place, Stretches, buffer_order, validation_batches
 from model.shard_set import Shard
@@ -143,3 +145,13 @@ def test_shards_are_read_from_object_stores():
 
     write_run("memory://toy-loader", 8, SIZE)
     assert len(take("memory://toy-loader", 2, Place(batch=4))) == 2
+
+
+def test_shards_with_further_layers_train_on_the_first_object(tmp_path):
+    config = layered_run(tmp_path, tmp_path / "out")
+    batch = take(config.out, 1, Place(batch=4), crop=1.0, flip=False, shuffle=0)[0]
+    triplets = {triplet.key: triplet for triplet in open_triplets(str(tmp_path / "out/shards/00000.tar"))}
+    triplets |= {triplet.key: triplet for triplet in open_triplets(str(tmp_path / "out/shards/00001.tar"))}
+    assert len(batch.keys) == 4
+    assert batch.captions == [triplets[key].caption for key in batch.keys]
+    assert batch.pixels.shape[0] == 4

@@ -4,10 +4,11 @@ import io
 import tarfile
 
 import pytest
+from layered_toy import layered_run
 
 from l2i_builder import storage
 from l2i_builder.errors import OutputError
-from l2i_builder.output.shards import write_tar
+from l2i_builder.output.shards import read_members, write_tar
 from l2i_builder.review import tars
 from l2i_builder.review.tars import GoneError, Tars, scan
 
@@ -123,3 +124,11 @@ def test_a_tar_that_is_cut_off_is_refused(tmp_path, end):
 def test_a_missing_tar_is_told(tmp_path):
     with pytest.raises(OutputError, match="Check the path"):
         Tars().read(str(tmp_path / "none.tar"), "k1", "jpg")
+
+
+def test_samples_with_further_layers_are_read_like_others(tmp_path):
+    layered_run(tmp_path, tmp_path / "out", rows=20)
+    url = str(tmp_path / "out/shards/00000.tar")
+    key, members = next(read_members(url))
+    assert {*scan(url)[key]} == {*members}
+    assert Tars().read(url, key, "bg.jpg") == members["bg.jpg"]

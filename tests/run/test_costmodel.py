@@ -42,6 +42,15 @@ def test_there_is_an_assumption_for_every_backend(gpu, segmenter, inpainter):
     assert not rates.measured
 
 
+def test_further_layers_send_kept_samples_through_the_models_again():
+    two, three, four = (assumed_rates(load_config(None, [f"layers.count={n}"]), gpu=False).reach for n in (2, 3, 4))
+    assert two == assumed_rates(load_config(None), gpu=False).reach
+    assert three["segment"] == pytest.approx(two["segment"] + two["encode"])
+    assert three["judge_mask"] > two["judge_mask"]
+    assert three["inpaint"] < four["inpaint"] < three["inpaint"] * 1.1  # few samples hold a third object
+    assert (three["fetch"], three["encode"]) == (two["fetch"], two["encode"])
+
+
 def test_finished_shards_replace_the_assumptions():
     stats = {
         "count": 100,

@@ -47,6 +47,14 @@ def test_groups_from_the_configuration_are_kept_and_zeros_filled_in():
     assert (first.actors, second.actors) == (3, 4)
 
 
+def test_further_layers_need_the_models_in_one_actor():
+    split = "cluster.groups=[{stages: [segment, judge_mask], actors: 3}, {stages: [inpaint, judge_inpainting, encode]}]"
+    with pytest.raises(ClusterError, match=r"one of cluster\.groups must hold all of segment, judge_mask"):
+        layout({"CPU": 8}, "layers.count=3", split)
+    assert layout({"CPU": 8}, "layers.count=3").groups
+    assert layout({"CPU": 96, "GPU": 8}, "layers.count=3", *GPU_RUN).groups[0].stages == MODEL_STAGES
+
+
 def test_undecided_groups_share_the_cpus():
     groups = "cluster.groups=[{stages: [segment, judge_mask]}, {stages: [inpaint, judge_inpainting, encode]}]"
     assert [group.actors for group in layout({"CPU": 8.5}, groups).groups] == [4, 4]
