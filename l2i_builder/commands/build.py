@@ -24,6 +24,9 @@ def build(
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="Fetch rows again whose failure was transient.")
     ] = False,
+    append: Annotated[
+        bool, typer.Option("--append", help="Metadata join the finished run in --out; only new rows are fetched.")
+    ] = False,
     inline: Annotated[bool, typer.Option("--inline", help="One process, no Ray: for debugging.")] = False,
     log_format: Annotated[
         str | None, typer.Option(help="text, or json: one JSON object a line on standard error.", show_default=False)
@@ -41,6 +44,8 @@ def build(
       l2i build --metadata laion/ --out runs/laion
 
       l2i build -c pipelines/cluster.yaml --metadata s3://laion/meta --out s3://me/l2i --dry-run
+
+      l2i build --metadata laion-new/ --out runs/laion --append
     """
     from l2i_builder.configfile import load_config
 
@@ -50,17 +55,17 @@ def build(
     if dry_run:
         from l2i_builder.run.dryrun import dry_run as plan_only
 
-        plan_only(settings, console, gpu_price, cpu_price)
+        plan_only(settings, console, gpu_price, cpu_price, append)
         return
     from l2i_builder.run.build import build as run
     from l2i_builder.run.logs import JsonLog, make_log
 
     told = make_log(settings, log)
     if isinstance(told, JsonLog):
-        _build_for_machines(settings, told, inline, retry_failed)
+        _build_for_machines(settings, told, inline, retry_failed, append)
         return
     try:
-        result = run(settings, inline=inline, retry_failed=retry_failed, log=told)
+        result = run(settings, inline=inline, retry_failed=retry_failed, log=told, append=append)
     except KeyboardInterrupt:
         log.print("Stopped. Finished shards are kept; run the same command again to go on.")
         raise typer.Exit(130) from None
@@ -69,12 +74,12 @@ def build(
     console.print(f"\nshards  {result.out}/shards\nreport  {result.report}", soft_wrap=True)
 
 
-def _build_for_machines(settings: Config, told: JsonLog, inline: bool, retry_failed: bool) -> None:
+def _build_for_machines(settings: Config, told: JsonLog, inline: bool, retry_failed: bool, append: bool) -> None:
     """Build, and say also how it ended in JSON lines."""
     from l2i_builder.run.build import build as run
 
     try:
-        result = run(settings, inline=inline, retry_failed=retry_failed, log=told)
+        result = run(settings, inline=inline, retry_failed=retry_failed, log=told, append=append)
     except KeyboardInterrupt:
         told.event(
             "stopped", "warning", "finished shards are kept; run the same command again to go on", exit_status=130

@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -21,6 +22,7 @@ from l2i_builder import storage
 from l2i_builder.config import Config
 from l2i_builder.errors import L2IError, MetadataError
 from l2i_builder.ingest.columns import check_text, find_columns
+from l2i_builder.ingest.growing import Growth, choice_name, read_choice
 from l2i_builder.ingest.rows import RowMaker
 from l2i_builder.output.manifest import canonical, pretty, shard_name
 from l2i_builder.sample import Row
@@ -41,12 +43,18 @@ class Span:
 
 @dataclass(frozen=True)
 class InputShard:
-    """Consecutive input rows: one attempt, one atomic commit. columns: Row field -> column name."""
+    """Consecutive input rows: one attempt, one atomic commit. columns: Row field -> column name.
+
+    Of metadata that joined later only the new rows count; choice: file of the output folder that says which these
+    are, "" where all are; first: place there of the first row of the spans.
+    """
 
     number: int
     spans: tuple[Span, ...]
     columns: dict[str, str]
     rows: int
+    choice: str = ""
+    first: int = 0
 
     @property
     def name(self) -> str:
@@ -55,7 +63,7 @@ class InputShard:
 
 @dataclass
 class InputPlan:
-    """All input shards of a run.
+    """All input shards of a run; growths: of metadata that joined it later, in this order.
 
     files: name (relative to the metadata folder), path, rows, size in bytes, sha256 of the parquet footer.
     rows_per_shard: 0 = a shard per file.
@@ -65,21 +73,35 @@ class InputPlan:
     files: list[dict[str, Any]]
     rows: int
     rows_per_shard: int
-    shards: list[InputShard] = field(default_factory=list)
+    growths: list[Growth] = field(default_factory=list)
+    shards: list[InputShard] = field(init=False)
 
     def __post_init__(self) -> None:
-        if not self.shards:
-            self.shards = _pack(self.files, self.columns, self.rows, self.rows_per_shard)
+        self.shards = _pack(self.files, self.columns, self.rows, self.rows_per_shard)
+        for number, growth in enumerate(self.growths, 1):
+            self.shards += _grown(growth, number, len(self.shards))
+
+    @property
+    def all_rows(self) -> int:
+        """Input rows of the run, those that joined later included."""
+        return self.rows + sum(growth.rows for growth in self.growths)
+
+    @property
+    def all_files(self) -> list[dict[str, Any]]:
+        """Metadata files of the run, those that joined later included."""
+        return [*self.files, *(file for growth in self.growths for file in growth.files)]
 
     @property
     def digest(self) -> str:
-        """SHA-256 of what the input is: names, sizes, footers, columns and packing, wherever the files are."""
+        """SHA-256 of what the input was at first: names, sizes, footers, columns and packing, wherever the files are.
+        It does not change when a run grows."""
         files = [[file["name"], file["rows"], file["size"], file["footer"]] for file in self.files]
         return hashlib.sha256(canonical([self.columns, files, self.rows, self.rows_per_shard])).hexdigest()
 
     def to_json(self) -> bytes:
         """Return everything but the shards, which follow from it."""
         kept = {"columns": self.columns, "files": self.files, "rows": self.rows, "rows_per_shard": self.rows_per_shard}
+        kept |= {"growths": [growth.to_json() for growth in self.growths]} if self.growths else {}
         return pretty(kept | {"shards": len(self.shards), "digest": self.digest})
 
     @classmethod
@@ -87,7 +109,8 @@ class InputPlan:
         """Raises MetadataError where the JSON is damaged."""
         try:
             raw = json.loads(data)
-            plan = cls(dict(raw["columns"]), list(raw["files"]), int(raw["rows"]), int(raw["rows_per_shard"]))
+            growths = [Growth.from_json(growth) for growth in (raw["growths"] if "growths" in raw else [])]
+            plan = cls(dict(raw["columns"]), list(raw["files"]), int(raw["rows"]), int(raw["rows_per_shard"]), growths)
             if raw["digest"] != plan.digest:
                 raise ValueError("its digest does not match")
             return plan
@@ -135,14 +158,25 @@ def read_rows(shard: InputShard, config: Config) -> list[Row]:
     Raises MetadataError where a file is gone, damaged, or changed since it was planned.
     """
     make = RowMaker(shard.number, config)
+    new, place = chosen(shard, config), 0
     rows: list[Row] = []
     for span in shard.spans:
-        for batch in _read_span(span, shard.columns):
-            rows.extend(make(batch, shard.columns, len(rows)))
+        for batch in read_span(span, shard.columns):
+            wanted = batch if new is None else batch.filter(pa.array(new[place : place + batch.num_rows]))
+            place += batch.num_rows
+            rows.extend(make(wanted, shard.columns, len(rows)))
     return rows
 
 
-def _read_span(span: Span, columns: dict[str, str]) -> Iterator[pa.RecordBatch]:
+def chosen(shard: InputShard, config: Config) -> np.ndarray | None:
+    """Return which of the rows of a shard's spans count, bool [n]; None where all do."""
+    if not shard.choice:
+        return None
+    length = sum(span.stop - span.start for span in shard.spans)
+    return read_choice(config.out, shard.choice, shard.first, shard.first + length)
+
+
+def read_span(span: Span, columns: dict[str, str]) -> Iterator[pa.RecordBatch]:
     """Yield record batches (at most READ_ROWS rows) of the span's rows."""
     try:
         with storage.open_read(span.path, MetadataError, cache="none") as raw:
@@ -295,6 +329,18 @@ def _pack(files: list[dict[str, Any]], columns: dict[str, str], rows: int, per_s
                 close()
     close()
     return shards
+
+
+def _grown(growth: Growth, number: int, taken: int) -> Iterator[InputShard]:
+    """Yield the shards of a growth; taken: shards before it."""
+    for place, (start, stop, rows) in enumerate(growth.cuts):
+        spans, begin = [], 0
+        for file in growth.files:
+            end = begin + file["rows"]
+            if begin < stop and end > start:
+                spans.append(Span(file["path"], max(start - begin, 0), min(stop, end) - begin))
+            begin = end
+        yield InputShard(taken + place, tuple(spans), growth.columns, rows, choice_name(number), start)
 
 
 def _unreadable(path: str, problem: Exception) -> MetadataError:

@@ -75,6 +75,12 @@ class RowMaker:
             row.refuse(Reason.WRONG_LANGUAGE, STAGE, row.language[:50])
 
 
+def keys_of(batch: pa.RecordBatch, columns: Mapping[str, str]) -> list[str]:
+    """Return the key of each row of a batch of metadata; columns: Row field -> column, of URL and caption."""
+    pairs = zip(*(_values(batch, columns[field]) for field in ("url", "caption")), strict=True)
+    return [sample_key(text(url), text(caption)) for url, caption in pairs]
+
+
 def text(value: Any) -> str:
     """Return well-formed text: bytes are read as UTF-8, what is none becomes U+FFFD; "" for what is no text."""
     if isinstance(value, bytes):

@@ -168,6 +168,8 @@ def claim(out: str, run: RunManifest) -> RunManifest:
     if differences:
         listed = "\n".join(f"  {line}" for line in differences)
         begin = "" if finished(out) else f" It holds no finished shard yet: delete {url} to begin it anew."
+        if all(line.startswith("input digest:") for line in differences) and not begin:
+            begin = " To add these metadata to what is there, build with --append."
         raise ConfigError(
             f"{out} was begun with other settings:\n{listed}\n"
             f"Use another output folder, or take these settings back (old -> new).{begin}"

@@ -16,6 +16,7 @@ from l2i_builder import __version__, storage
 from l2i_builder.config import Config, Judges, Section
 from l2i_builder.configfile import load
 from l2i_builder.errors import ConfigError, OutputError
+from l2i_builder.ingest.growing import choice_name
 from l2i_builder.ingest.planning import InputPlan, InputShard
 from l2i_builder.judge.judges import Head, feature_kind, load_head
 from l2i_builder.output.commit import commit_shard
@@ -73,6 +74,9 @@ def refilter(
     rules = {task: _rule(task, run, changed) for task in TASKS}
     _check_heads(out, run, rules)
     new = claim(to, replace(changed, derived_from=run.digest, version=__version__))
+    for number in range(1, len(plan.growths) + 1):
+        name = choice_name(number)
+        storage.write_bytes(storage.join(to, name), storage.read_bytes(storage.join(out, name)))
     storage.write_bytes(storage.join(to, "input.json"), plan_json)
     _hand_on_takedowns(out, to)
     config = Config.model_validate({**new.config, "out": to})

@@ -12,6 +12,8 @@ import pyarrow as pa
 
 from l2i_builder import storage
 from l2i_builder.errors import L2IError, OutputError
+from l2i_builder.ingest.growing import FOLDER as GROWTH
+from l2i_builder.ingest.growing import choice_name, find_choice_damage
 from l2i_builder.ingest.planning import InputPlan
 from l2i_builder.output.features import TASKS
 from l2i_builder.output.manifest import (
@@ -50,7 +52,7 @@ TOP |= {UNDECIDED, TAKEDOWNS}
 TOP |= {"splits.parquet", "splits.json", "statistics.json", "statistics.html"}
 TOP |= {"README.md", "SHA256SUMS", "croissant.json", "LICENSE", ".gitattributes"}
 
-KNOWN_FOLDERS = {PENDING, "report-files", "hashes"}
+KNOWN_FOLDERS = {PENDING, GROWTH, "report-files", "hashes"}
 
 Progress = Callable[[int, int], None]
 
@@ -73,6 +75,7 @@ def verify(out: str, deep: bool = False, progress: Progress | None = None) -> li
     rules = [rule_of(run, task) for task in TASKS]
     ledger = LedgerCheck(rules, takedowns, layer_count(run.config), bool(run.derived_from))
     findings += _unfinished(done, set(planned))
+    findings += _growth(out, plan)
     findings += _pending(out)
     numbers = sorted(done & set(planned))
 
@@ -99,10 +102,14 @@ def verify(out: str, deep: bool = False, progress: Progress | None = None) -> li
 
 
 def output_digest(out: str) -> str:
-    """Return a SHA-256 over run.json, all manifests and the log of takedowns: who knows it from elsewhere can tell
-    that nothing was changed, also by somebody who made all files agree again. Stats and reports are not covered."""
+    """Return a SHA-256 over run.json, all manifests, the log of takedowns and which rows joined later.
+
+    Who knows it from elsewhere can tell that nothing was changed, also by somebody who made all files agree again.
+    Stats and reports are not covered.
+    """
     numbers = sorted(finished(out))
     names = [RUN_FILE, *(f"{FOLDER}/{shard_name(number)}.json" for number in numbers)]
+    names += [f"{GROWTH}/{name}" for name in storage.list_names(storage.join(out, GROWTH), ".parquet")]
     names += [TAKEDOWNS] if storage.exists(storage.join(out, TAKEDOWNS)) else []
     total = hashlib.sha256()
     with ThreadPoolExecutor(16) as pool:
@@ -138,6 +145,17 @@ def _unfinished(done: set[int], planned: set[int]) -> Iterator[Finding]:
     for number in extra:
         advice = "It belongs to another run: delete the shard's files."
         yield Finding(f"{FOLDER}/{shard_name(number)}.json", "the input plan has no such shard", advice)
+
+
+def _growth(out: str, plan: InputPlan) -> Iterator[Finding]:
+    """Find damage of what says which rows of metadata that joined later are new."""
+    advice = "Restore it; without it the rows of these shards cannot be fetched again."
+    for file, what in find_choice_damage(out, plan.growths):
+        yield Finding(file, what, advice)
+    known = {choice_name(number) for number in range(1, len(plan.growths) + 1)}
+    for name in storage.list_names(storage.join(out, GROWTH)):
+        if f"{GROWTH}/{name}" not in known:
+            yield _stray(f"{GROWTH}/{name}")
 
 
 def _pending(out: str) -> Iterator[Finding]:

@@ -70,9 +70,9 @@ def open_run(out: str) -> Run:
         except MetadataError as problem:
             raise OutputError(str(problem)) from problem
         done = set(result.finished)
-        result.files = [{key: file[key] for key in ("name", "rows", "size", "footer")} for file in plan.files]
+        result.files = [{key: file[key] for key in ("name", "rows", "size", "footer")} for file in plan.all_files]
         result.columns = dict(sorted(plan.columns.items()))
-        result.planned_shards, result.planned_rows = len(plan.shards), plan.rows
+        result.planned_shards, result.planned_rows = len(plan.shards), plan.all_rows
         result.finished_rows = sum(shard.rows for shard in plan.shards if shard.number in done)
     return result
 

@@ -19,6 +19,7 @@ from l2i_builder.output import manifest
 from l2i_builder.output.rewrite import recover
 from l2i_builder.output.shards import wids_index
 from l2i_builder.output.undecided import write_undecided
+from l2i_builder.run import grow
 from l2i_builder.run.cluster import Parts
 from l2i_builder.run.eventloop import run_to_end
 from l2i_builder.run.logs import Log, make_log
@@ -48,11 +49,13 @@ def build(
     inline: bool = False,
     retry_failed: bool = False,
     log: Log | None = None,
+    append: bool = False,
 ) -> Result:
     """Build the dataset that ``config`` describes into ``config.out``; finished shards are skipped.
 
     inline: run in this process, without Ray. retry_failed: also fetch again the rows of finished shards whose
-    failure was transient. console, log: where to tell; by default what ``config.observe`` says, on standard error.
+    failure was transient. append: the metadata join the run that is there; rows whose keys it has are left out.
+    console, log: where to tell; by default what ``config.observe`` says, on standard error.
 
     Raises L2IError subclasses: ConfigError (also where the folder belongs to another configuration),
     MetadataError, WeightsError, ClusterError, OutputError; ShardsFailedError at the end where shards failed
@@ -63,7 +66,11 @@ def build(
     if config.out.startswith("memory://") and not inline:
         raise ConfigError("memory:// lives in one process and cannot be shared with Ray's actors; add --inline.")
     plan = planning.plan(config)
-    run = claim(config, plan)
+    if append:
+        run, plan = grow.append(config, plan, weight_digests(config), log.say)
+    else:
+        plan = grow.keep_growths(config.out, plan)
+        run = claim(config, plan)
     log.run = run.digest
     recover(config.out)
     done = _finished(config.out, log)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 
 from rich.console import Console
 from rich.table import Table
@@ -10,16 +11,21 @@ from rich.table import Table
 from l2i_builder.config import Config
 from l2i_builder.configfile import changed_keys
 from l2i_builder.ingest import planning
+from l2i_builder.ingest.planning import InputPlan
 from l2i_builder.output import manifest
+from l2i_builder.run import grow
 from l2i_builder.run.build import absolute
 from l2i_builder.run.costmodel import Estimate, Rates, assumed_rates, estimate, measured_rates
 from l2i_builder.run.resources import Layout, plan_layout
 
 
-def dry_run(config: Config, console: Console, gpu_price: float, cpu_price: float) -> None:
-    """Print plan, layout and estimate. Reads metadata footers; connects to a cluster only if one is named."""
+def dry_run(config: Config, console: Console, gpu_price: float, cpu_price: float, append: bool = False) -> None:
+    """Print plan, layout and estimate. Reads metadata footers, and with ``append`` their URLs and captions and the
+    run's keys; connects to a cluster only if one is named."""
     config = absolute(config)
     plan = planning.plan(config)
+    if append:
+        plan = _grown(config, plan, console)
     done = manifest.finished(config.out)
     rows = sum(shard.rows for shard in plan.shards if shard.number not in done)
     resources = _resources(config)
@@ -28,7 +34,9 @@ def dry_run(config: Config, console: Console, gpu_price: float, cpu_price: float
     rates = measured_rates(config.out) or assumed_rates(config, gpu)
     result = estimate(rows, rates, layout, gpu_price, cpu_price)
 
-    console.print(f"metadata  {config.metadata}: {plan.rows:,} rows in {len(plan.files):,} files", soft_wrap=True)
+    console.print(
+        f"metadata  {config.metadata}: {plan.all_rows:,} rows in {len(plan.all_files):,} files", soft_wrap=True
+    )
     console.print(f"output    {config.out}: {len(done):,} of {len(plan.shards):,} shards finished", soft_wrap=True)
     for key, value in changed_keys(config):
         if key not in ("metadata", "out"):
@@ -36,6 +44,16 @@ def dry_run(config: Config, console: Console, gpu_price: float, cpu_price: float
     console.print(_layout_table(layout, resources))
     console.print(_stage_table(rates, result, rows))
     _print_totals(console, rates, result, rows, gpu_price, cpu_price)
+
+
+def _grown(config: Config, fresh: InputPlan, console: Console) -> InputPlan:
+    """Return the plan of a run as it would be after the metadata have joined it."""
+    plan = grow.read_plan(config.out)
+    if fresh.digest in (plan.digest, *(growth.input for growth in plan.growths)):
+        return plan
+    growth, _ = grow.grow(config.out, plan, fresh, config, console.print)
+    console.print(f"new       {growth.rows:,} of {growth.total:,} rows; {growth.known:,} are known and left out")
+    return replace(plan, growths=[*plan.growths, growth])
 
 
 def _resources(config: Config) -> dict[str, float]:

@@ -52,7 +52,7 @@ class Followed:
         if not storage.exists(url):
             raise OutputError(f"{out} holds no run (no input.json). `l2i build --out {out}` begins one.")
         plan = InputPlan.from_json(storage.read_bytes(url))
-        self.out, self.shards, self.total = out, len(plan.shards), plan.rows
+        self.out, self.shards, self.total = out, len(plan.shards), plan.all_rows
         self.seen: dict[int, Seen] = {}
         self.trouble = ""  # what kept the last look from seeing everything
 

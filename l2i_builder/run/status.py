@@ -18,6 +18,8 @@ def print_status(out: str, console: Console) -> None:
         raise OutputError(f"{out} holds no run (no input.json). `l2i build --out {out}` begins one.")
     plan = InputPlan.from_json(storage.read_bytes(url))
     done = manifest.finished(out)
+    for growth in plan.growths:
+        console.print(f"joined later: {growth.rows:,} new rows; {growth.known:,} known and left out")
     left = [shard for shard in plan.shards if shard.number not in done]
     console.print(f"{len(done):,} of {len(plan.shards):,} shards finished, {sum(s.rows for s in left):,} rows to go")
     if left:

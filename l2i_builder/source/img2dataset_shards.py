@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from l2i_builder import storage
 from l2i_builder.errors import L2IError, MetadataError
 from l2i_builder.fetch.fetcher import Fetched
-from l2i_builder.ingest.planning import InputShard, Span, tar_of
+from l2i_builder.ingest.planning import InputShard, Span, chosen, tar_of
 from l2i_builder.sample import UNKNOWN, Reason
 from l2i_builder.source.source import Source
 from l2i_builder.source.stream import Stream
@@ -74,9 +74,12 @@ class ShardSource(Source):
     async def feed(self, stream: Stream, shard: InputShard) -> None:
         """Deliver the tar's members in row order."""
         wanted = {position for position, _ in stream.wanted()}
-        start = 0
+        new, line, start = chosen(shard, self.config), 0, 0
         for span in shard.spans:
             facts = await asyncio.to_thread(_read_facts, span)
+            if new is not None:
+                line, here = line + len(facts), new[line : line + len(facts)]
+                facts = [fact for fact, is_new in zip(facts, here, strict=True) if is_new]
             with ExitStack() as stack:
                 opening = open_members(tar_of(span.path), self.config.fetch.max_bytes)
                 members = await asyncio.to_thread(stack.enter_context, opening)

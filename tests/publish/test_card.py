@@ -116,7 +116,7 @@ def test_precision_comes_from_people_where_they_have_labelled_enough(run, tmp_pa
         (run / "labels.parquet").unlink()
     kept = [place for place, (_, line) in enumerate(judged) if line["mask_score"] >= 0.3]
     share = sum(place % 4 > 0 for place in kept) / len(kept)
-    line = next(line for line in card(tmp_path / "after")[1].splitlines() if line.startswith("| mask"))
+    line = next(line for line in card(tmp_path / "after")[1].splitlines() if line.startswith("| mask |"))
     assert f"| {share:.2f} [" in line
     assert f"{len(judged)} labels of people" in line
 
