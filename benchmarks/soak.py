@@ -12,6 +12,7 @@ import argparse
 import asyncio
 import json
 import multiprocessing
+import os
 import sys
 import tempfile
 import threading
@@ -31,7 +32,9 @@ from l2i_builder.ingest import planning
 from l2i_builder.run.cluster import Driver, Parts, _make_source, start_ray
 from l2i_builder.run.resources import plan_layout
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+TESTS = str(Path(__file__).parents[1] / "tests")
+os.environ["PYTHONPATH"] = os.pathsep.join([TESTS, os.environ.get("PYTHONPATH", "")])  # Ray's workers look there
+sys.path.insert(0, TESTS)
 from toy import Silent, toy_stages
 
 KINDS = {"ray::SourceWorker": "fetch actors", "ray::StageWorker": "stage actors", "ray::": "commit tasks, idle workers"}
