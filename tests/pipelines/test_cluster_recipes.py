@@ -172,6 +172,15 @@ def test_every_pod_has_the_credentials_no_root_and_the_same_image(documents, job
     assert len(images) == 1
 
 
+def test_every_pod_has_probes_of_its_own_since_the_image_has_no_wget(job):
+    ports = {"head": (8265, 6379), "cpu": (52365, 52365), "gpu": (52365, 52365)}
+    for group, template in pods(job).items():
+        (container,) = template["spec"]["containers"]
+        probes = (container["readinessProbe"], container["livenessProbe"])
+        assert tuple(probe["tcpSocket"]["port"] for probe in probes) == ports[group]
+    assert "wget" not in (ROOT / "docker/Dockerfile").read_text()
+
+
 def test_no_real_secret_is_in_the_recipe(documents):
     values = {name: value for name, value in documents["Secret"]["stringData"].items() if "KEY" in name}
     assert set(values.values()) == {"REPLACE_ME"}
