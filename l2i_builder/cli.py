@@ -12,11 +12,13 @@ from l2i_builder import __version__
 from l2i_builder.commands import (
     build,
     console,
+    diff,
     export,
     filters,
     generate,
     inspect,
     log,
+    publish,
     refilter,
     review,
     splits,
@@ -49,6 +51,8 @@ app.command()(splits.splits)
 app.command()(stats.stats)
 app.command()(takedown.takedown)
 app.command()(export.export)
+app.command()(publish.publish)
+app.command()(diff.diff)
 app.command()(review.review)
 app.add_typer(review.app, name="labels", no_args_is_help=True)
 app.command()(filters.calibrate)

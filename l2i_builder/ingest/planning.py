@@ -109,8 +109,9 @@ class InputPlan:
         """Raises MetadataError where the JSON is damaged."""
         try:
             raw = json.loads(data)
-            growths = [Growth.from_json(growth) for growth in (raw["growths"] if "growths" in raw else [])]
-            plan = cls(dict(raw["columns"]), list(raw["files"]), int(raw["rows"]), int(raw["rows_per_shard"]), growths)
+            columns, files = dict(raw["columns"]), list(raw["files"])
+            growths = [Growth.from_json(growth) for growth in raw.get("growths", [])]
+            plan = cls(columns, files, int(raw["rows"]), int(raw["rows_per_shard"]), growths)
             if raw["digest"] != plan.digest:
                 raise ValueError("its digest does not match")
             return plan

@@ -122,12 +122,13 @@ def compared(numbers: Mapping[str, Any], before: dict[str, Any]) -> dict[str, An
         "previous": before,
         "same_run": now["digest"] == before["digest"],
         "kept": {"share": share, "share_before": share_before, "change": share - share_before},
-        "settings": difference(_settings(before), _settings(now)),
+        "settings": difference(settings(before), settings(now)),
         "reasons": reasons,
     }
 
 
-def _settings(run: Mapping[str, Any]) -> dict[str, Any]:
+def settings(run: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a run was made with, as one nested mapping; run: its config, weights, input (digest) and version."""
     return {**run["config"], "weights": run["weights"], "input": run["input"], "version": run["version"]}
 
 

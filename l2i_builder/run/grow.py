@@ -13,8 +13,8 @@ import numpy as np
 
 from l2i_builder import storage
 from l2i_builder.config import Config
-from l2i_builder.errors import ConfigError
-from l2i_builder.ingest.growing import Growth, choice_bytes, choice_name, choose, cut, key_numbers
+from l2i_builder.errors import ConfigError, MetadataError
+from l2i_builder.ingest.growing import FOLDER, Growth, choice_bytes, choice_name, choose, cut, key_numbers
 from l2i_builder.ingest.planning import InputPlan, Span, read_span
 from l2i_builder.ingest.rows import keys_of
 from l2i_builder.output.manifest import RUN_FILE, RunManifest, claim
@@ -35,11 +35,19 @@ def read_plan(out: str) -> InputPlan:
 
 
 def keep_growths(out: str, plan: InputPlan) -> InputPlan:
-    """Return the plan of a run's first metadata with what has joined the run since, as its folder says."""
+    """Return the plan of a run's first metadata with what has joined the run since, as its folder says.
+
+    Raises MetadataError where the folder's plan is damaged and something has joined: that cannot be made anew.
+    """
     url = storage.join(out, INPUT_FILE)
     if not storage.exists(url):
         return plan
-    there = read_plan(out)
+    try:
+        there = read_plan(out)
+    except MetadataError as problem:
+        if not storage.list_names(storage.join(out, FOLDER)):
+            return plan
+        raise MetadataError(f"{url} is damaged, and says what has joined the run. Restore it from a copy.") from problem
     return replace(plan, growths=there.growths) if there.digest == plan.digest else plan
 
 

@@ -15,7 +15,7 @@ from rich.console import Console
 from toy import toy_config, toy_parts
 
 from l2i_builder.config import Config
-from l2i_builder.errors import ConfigError
+from l2i_builder.errors import ConfigError, MetadataError
 from l2i_builder.ingest.growing import GROUP, choice_bytes, choose, cut, key_numbers, read_choice
 from l2i_builder.ingest.planning import InputPlan, plan
 from l2i_builder.output.ledger import read_ledger
@@ -272,6 +272,17 @@ def test_damage_of_the_choice_is_found(first, tmp_path):
     choice.write_bytes(data)
     (first / "growth" / "00002.parquet").write_bytes(data)
     assert [finding.file for finding in verify(str(first))] == ["growth/00002.parquet"]
+
+
+def test_a_damaged_plan_is_made_anew_only_where_nothing_has_joined(first, tmp_path):
+    whole = (first / "input.json").read_bytes()
+    (first / "input.json").write_bytes(whole[:-20])
+    run_build(tmp_path / "first", first)
+    assert InputPlan.from_json((first / "input.json").read_bytes()).digest == InputPlan.from_json(whole).digest
+    run_build(metadata(tmp_path, "more", [90]), first, append=True)
+    (first / "input.json").write_bytes(whole[:-20])
+    with pytest.raises(MetadataError, match="Restore it"):
+        run_build(tmp_path / "first", first)
 
 
 def test_limits_count_rows_of_the_new_metadata(tmp_path):
