@@ -27,6 +27,7 @@ from l2i_builder.sample import key_fraction
 FILE, SUMMARY = "splits.parquet", "splits.json"
 NAMES = ("train", "test", "la", "withheld")
 TRAIN, TEST, LA, WITHHELD = range(4)
+GONE = "a sample that is gone"
 NONE = 255  # code of a key without split
 LARGEST = 0.1  # share of the kept samples that a count of test samples may take
 SCHEMA = pa.schema([pa.field(name, pa.string(), nullable=False) for name in ("key", "split", "why")])
@@ -199,7 +200,13 @@ def assign(
     has = codes != NONE
     keys = samples.keys[has]
     known = set(keys.tolist())
-    return SplitTable(keys, codes[has], {key: reason for key, reason in why.items() if key in known})
+    return SplitTable(keys, codes[has], {key: _current(why[key], known) for key in why if key in known})
+
+
+def _current(why: str, known: set[bytes]) -> str:
+    """Return a reason without the key of a sample that is gone."""
+    name = why.split(" ")[-3]  # "… <key> in <split>"
+    return why if name.encode() in known or GONE in why else why.replace(name, GONE)
 
 
 def _draw(samples: Candidates, splits: Splits, codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

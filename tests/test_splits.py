@@ -14,6 +14,8 @@ from l2i_builder import storage
 from l2i_builder.cli import app
 from l2i_builder.errors import ConfigError, OutputError
 from l2i_builder.output.shards import read_members
+from l2i_builder.output.takedown import take_down
+from l2i_builder.output.tombstones import Identifier
 from l2i_builder.sample import sample_key
 from l2i_builder.splits import Candidates, Splits, SplitTable, as_bytes, assign, draw_splits, read_splits
 
@@ -244,3 +246,34 @@ def test_another_version_of_the_dataset_takes_over_the_splits(tmp_path: Path) ->
 def test_a_folder_without_samples_is_refused(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="no samples"):
         draw_splits(str(tmp_path), Splits())
+
+
+def test_what_is_taken_down_leaves_splits_and_hashes(tmp_path: Path) -> None:
+    toy_run(tmp_path, tmp_path / "out", rows=20)
+    out = str(tmp_path / "out")
+    draw_splits(out, Splits(test=0.5, radius=0))
+    before = read_splits(out)
+    assert before is not None
+    key = before.keys[before.codes == 1][0].decode()
+    take_down(out, [Identifier.of("key", key)])
+    assert not list((tmp_path / "out/hashes").iterdir())
+    draw_splits(out, Splits(test=0.5, radius=0))
+    after = read_splits(out)
+    assert after is not None
+    assert after.of([key]) == [""]
+    assert key not in " ".join(after.why.values())
+    others = [other.decode() for other in before.keys.tolist() if other.decode() != key]
+    assert after.of(others) == before.of(others)
+
+
+def test_a_reason_does_not_name_a_sample_that_is_gone() -> None:
+    all_ = samples(300, audited=10**9)
+    drawn = assign(all_, Splits(test=0.1, la=0))
+    original, copy = np.flatnonzero(drawn.codes == 1)[0], np.flatnonzero(drawn.codes == 0)[0]
+    all_.content[copy] = all_.content[original]
+    table = assign(all_, Splits(test=0.1, la=0))
+    left = assign(all_.take(np.arange(len(all_)) != original), Splits(test=0.1, la=0), table)
+    assert left.why[all_.keys[copy]] == "same file as a sample that is gone in test"
+    assert left.of([all_.keys[copy].decode()]) == ["withheld"]
+    again = assign(all_.take(np.arange(len(all_)) != original), Splits(test=0.1, la=0), left)
+    assert again.why == left.why

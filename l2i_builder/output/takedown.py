@@ -36,7 +36,8 @@ from l2i_builder.output.tombstones import (
 from l2i_builder.output.undecided import write_undecided
 from l2i_builder.sample import Reason
 
-PAGES = ("report.html", "report.json")  # show samples; written anew afterwards
+PAGES = ("report.html", "report.json", "statistics.html", "statistics.json")  # show samples; written anew afterwards
+HASHES = "hashes"  # of the images, made anew by `l2i splits`
 PAGES_FOLDER = "report-files"
 _NO_PICTURE = frozenset({Reason.NOT_IMAGE.value, Reason.EMPTY_BODY.value, Reason.UNSUPPORTED_FORMAT.value})
 
@@ -140,6 +141,7 @@ def _rewrite(out: str, shard: InputShard, config: Config, log: Takedowns, run_di
         stats = stored_stats(out, shard.number)
         commit_shard(storage.join(out, PENDING), shard, config, [batch], stats, run_digest)
     promote(out, shard.number)
+    storage.delete(storage.join(out, HASHES, f"{shard_name(shard.number)}.parquet"))
 
 
 def _delete_pages(out: str) -> None:
