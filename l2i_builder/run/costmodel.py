@@ -36,8 +36,8 @@ GPU_SECONDS = {"segment:inspyrenet": 0.06, "inpaint:lama": 0.03, "judge_mask": 0
 
 # Of the samples that may hold a further object (layers.count above 2), the share that each stage sees, and that have
 # one: measured on the sample photographs (docs/layers.md).
-FURTHER_REACH = {"segment": 1.0, "judge_mask": 0.2, "inpaint": 0.1, "judge_inpainting": 0.1}
-FURTHER_TAKEN = 0.07
+FURTHER_REACH = {"segment": 1.0, "judge_mask": 0.24, "inpaint": 0.11, "judge_inpainting": 0.11}
+FURTHER_TAKEN = 0.09
 
 
 @dataclass(frozen=True)
