@@ -178,3 +178,12 @@ def test_the_page_opens_without_network_script_or_overflow(
         shown = page.evaluate("getComputedStyle(document.querySelector('.figure svg [stroke=\"#0072b2\"]')).stroke")
         assert shown == ("rgb(0, 114, 178)" if scheme == "light" else "rgb(86, 180, 233)")
         browser.close()
+
+
+def test_the_dataset_card_has_the_tables(numbers: dict) -> None:
+    from l2i_builder.publish.statistics import statistics_section
+
+    section = statistics_section(numbers)
+    assert "### Caption length" in section
+    assert "| m > 0.9, kept |" in section
+    assert statistics_section({}) == ""
