@@ -53,8 +53,8 @@ class Uncover:
         if batch.background is not None:
             left.image = batch.background[slots]
         for number, row in enumerate(rows):
-            if row.key in batch.peeled:
-                left.image[number] = batch.peeled[row.key][-1][1]  # type: ignore[index]
+            if row.index in batch.peeled:
+                left.image[number] = batch.peeled[row.index][-1][1]  # type: ignore[index]
             left.previews[row.key] = b""  # a stand-in that is refused draws none
         return left
 
@@ -78,7 +78,7 @@ class Found:
             if row.mask_area < rule.further.min_area:
                 row.reason = PeelEnd.MASK_EMPTY.value
                 continue
-            masks = [firsts[row.index], *(mask for mask, _ in outer.peeled.get(row.key, ()))]
+            masks = [firsts[row.index], *(mask for mask, _ in outer.peeled.get(row.index, ()))]
             holes = [layers.hole(mask, rule.foreground_threshold, rule.dilate) for mask in masks]
             if inpainted_share(batch.mask[slot], holes) > rule.further.max_inpainted:  # type: ignore[index]
                 row.reason = PeelEnd.MASK_INPAINTED.value
@@ -114,7 +114,7 @@ class Take:
                 continue
             slot = slots[found.index]
             layer = (batch.mask[slot].copy(), batch.background[slot].copy())  # type: ignore[index]
-            outer.peeled.setdefault(row.key, []).append(layer)
+            outer.peeled.setdefault(row.index, []).append(layer)
             row.layers += 1
             if row.layers == self.config.layers.count:
                 row.peel_end = PeelEnd.ENOUGH.value

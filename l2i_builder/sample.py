@@ -234,8 +234,8 @@ class Batch:
     image: np.ndarray | None = None  # uint8 [N, H, W, 3], sRGB
     mask: np.ndarray | None = None  # uint8 [N, H, W]
     background: np.ndarray | None = None  # uint8 [N, H, W, 3]
-    # key -> (mask uint8 [H, W], background behind it uint8 [H, W, 3]) of each further object, front to back
-    peeled: dict[str, list[tuple[np.ndarray, np.ndarray]]] = field(default_factory=dict)
+    # row.index -> (mask uint8 [H, W], background behind it uint8 [H, W, 3]) of each further object, front to back
+    peeled: dict[int, list[tuple[np.ndarray, np.ndarray]]] = field(default_factory=dict)
     outer: Batch | None = None  # of a batch of backgrounds: what they are the backgrounds of (peeling.py)
     # set by the encode stage, which drops the arrays: key -> {"jpg": bytes, ...}
     triplets: dict[str, dict[str, bytes]] = field(default_factory=dict)

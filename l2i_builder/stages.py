@@ -159,7 +159,7 @@ class EncodeStage:
         for slot, row in enumerate(batch.live_rows):
             layer = (batch.image[slot], batch.mask[slot], batch.background[slot])  # type: ignore[index]
             try:
-                batch.triplets[row.key] = encode_members(row, *layer, self.config, batch.peeled.get(row.key, ()))
+                batch.triplets[row.key] = encode_members(row, *layer, self.config, batch.peeled.get(row.index, ()))
             except Exception as error:
                 row.refuse(Reason.STAGE_ERROR, self.name, f"{type(error).__name__}: {error}")
             _preview(batch, slot, self.config)
@@ -256,4 +256,4 @@ def _preview(batch: Batch, slot: int, config: Config) -> None:
     if key_fraction(row.key, "preview") * batch.shard_rows < 4 * cap:
         background = batch.background[slot] if batch.background is not None else None
         layer = (batch.image[slot], batch.mask[slot], background)  # type: ignore[index]
-        batch.previews[row.key] = make_strip(*layer, config.previews, batch.peeled.get(row.key, ()))
+        batch.previews[row.key] = make_strip(*layer, config.previews, batch.peeled.get(row.index, ()))

@@ -93,10 +93,12 @@ def layered_stages(config, strict, names, device="cpu", threads=1):
     return with_peeling([stage for stage in made if stage.name in names], config)
 
 
+def layered_parts(config: Config, strict: bool = False) -> Parts:
+    return Parts(partial(DiscSource, config), partial(layered_stages, config, strict))
+
+
 def layered_run(folder: Path, out: Path | str, *overrides: str, rows: int = 40, strict: bool = False) -> Config:
     """Build ``rows`` rows into ``out`` with at most four layers. strict: some further masks are refused."""
     keys = (*KEEP_ALL, "layers.count=4", *(("judge.mask.threshold=0.5",) if strict else ()), *overrides)
-
     config = toy_config(folder / "metadata", Path("x"), *keys)
-    parts = Parts(partial(DiscSource, config), partial(layered_stages, config, strict))
-    return toy_run(folder, out, *keys, rows=rows, parts=parts)
+    return toy_run(folder, out, *keys, rows=rows, parts=layered_parts(config, strict))

@@ -47,9 +47,9 @@ def test_objects_are_taken_one_behind_the_other_until_nothing_is_left_or_it_is_e
     assert ends(batch) == [(2, "mask_empty"), (3, "mask_empty"), (4, "enough")]
     assert all(row.kept for row in batch.rows)
     third = batch.rows[2]
-    assert [len(batch.peeled.get(row.key, ())) for row in batch.rows] == [0, 1, 2]
+    assert [len(batch.peeled.get(row.index, ())) for row in batch.rows] == [0, 1, 2]
     assert third.peels[0].mask_area > third.peels[1].mask_area > 0
-    (second_mask, behind_second), (third_mask, behind_third) = batch.peeled[third.key]
+    (second_mask, behind_second), (third_mask, behind_third) = batch.peeled[third.index]
     assert second_mask[44, 44] == 255
     assert third_mask[14, 48] == 255
     assert behind_second[14, 48].min() > 250  # still there
@@ -59,7 +59,7 @@ def test_objects_are_taken_one_behind_the_other_until_nothing_is_left_or_it_is_e
 def test_every_background_is_the_one_before_it_outside_the_hole(config):
     batch = peel(config, batch_of(3))
     before = batch.background[0]
-    for mask, behind in batch.peeled[batch.rows[0].key]:
+    for mask, behind in batch.peeled[0]:
         outside = ~layers.hole(mask, 0.1, config.layers.dilate)
         assert (behind[outside] == before[outside]).all()
         before = behind
@@ -145,10 +145,18 @@ def test_refused_samples_are_not_peeled_also_where_they_are_audited(config):
 def test_a_sample_s_layers_do_not_depend_on_the_others_of_its_batch(config):
     together = peel(config, batch_of(3, 1, 2))
     alone = peel(config, batch_of(3))
-    key = alone.rows[0].key
-    for one, other in zip(together.peeled[key], alone.peeled[key], strict=True):
+    index = alone.rows[0].index
+    for one, other in zip(together.peeled[index], alone.peeled[index], strict=True):
         assert all((a == b).all() for a, b in zip(one, other, strict=True))
     assert together.rows[0] == alone.rows[0]
+
+
+def test_two_rows_of_one_key_do_not_share_their_layers(config):
+    batch = batch_of(3, 2)
+    batch.rows[1].key = batch.rows[0].key
+    batch = peel(config, batch)
+    assert ends(batch) == [(4, "enough"), (3, "mask_empty")]
+    assert [len(batch.peeled[index]) for index in (0, 1)] == [2, 1]
 
 
 def test_further_rounds_are_counted_as_work_of_the_same_stages(config):

@@ -6,15 +6,17 @@ from pathlib import Path
 
 import pytest
 import ray
+from layered_toy import KEEP_ALL, layered_parts
 from toy import Silent, contents, toy_config, toy_parts, write_metadata
 
 from l2i_builder.configfile import load_config
 from l2i_builder.errors import ClusterError, WeightsError
 from l2i_builder.ingest import planning
+from l2i_builder.output.layered import open_layers
 from l2i_builder.run import pool
 from l2i_builder.run.cluster import Driver, SourceWorker, check_shared_output, start_ray
 from l2i_builder.run.inline import run_inline
-from l2i_builder.run.resources import plan_layout
+from l2i_builder.run.resources import MODEL_STAGES, plan_layout
 
 pytestmark = pytest.mark.slow
 
@@ -42,12 +44,12 @@ def yardstick(metadata, tmp_path_factory):
     return contents(Path(config.out))
 
 
-def drive(config, fault="", pause=0.0):
+def drive(config, fault="", pause=0.0, parts=None):
     progress = Silent()
 
     async def main():
         layout = plan_layout(config, {"CPU": 2})
-        driver = Driver(config, layout, "digest", progress, toy_parts(config, pause, fault))
+        driver = Driver(config, layout, "digest", progress, parts or toy_parts(config, pause, fault))
         return await driver.run(planning.plan(config).shards)
 
     return asyncio.run(main()), progress
@@ -65,6 +67,17 @@ def test_stages_may_be_spread_over_several_groups(metadata, tmp_path, yardstick)
     groups = "[{stages: [segment, judge_mask], cpus: 0.5}, {stages: [inpaint, judge_inpainting, encode], cpus: 0.5}]"
     drive(toy_config(metadata, tmp_path, f"cluster.groups={groups}"))
     assert contents(tmp_path) == yardstick
+
+
+def test_further_layers_travel_from_the_models_to_the_encoder(metadata, tmp_path):
+    groups = f"[{{stages: [{', '.join(MODEL_STAGES)}], cpus: 0.5}}, {{stages: [encode], cpus: 0.5}}]"
+    keys = (*KEEP_ALL, "layers.count=4")
+    plain = toy_config(metadata, tmp_path / "plain", *keys)
+    run_inline(plain, planning.plan(plain).shards, "digest", Silent(), layered_parts(plain))
+    spread = toy_config(metadata, tmp_path / "spread", *keys, f"cluster.groups={groups}")
+    drive(spread, parts=layered_parts(spread))
+    assert contents(tmp_path / "spread") == contents(tmp_path / "plain")
+    assert {len(sample.layers) for sample in open_layers(f"{spread.out}/shards/00000.tar")} == {1, 2, 3}
 
 
 def test_a_killed_actor_costs_nothing(metadata, tmp_path, yardstick):
