@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from pathlib import Path
 
 import kubernetes_validate
@@ -254,7 +255,22 @@ def test_only_the_gpu_pool_is_on_spot_instances(launcher):
     assert spot == {"head": False, "cpu": False, "gpu": True}
 
 
-# --- docker compose: tests/docker/test_compose.py · Slurm: test_slurm_recipe.py · ray job submit: test_ray_job.py
+# --- Slurm: run in test_slurm_recipe.py
+
+
+def test_the_slurm_jobs_nodes_hold_the_layout_that_a_build_chooses():
+    text = (CLUSTERS / "slurm.sbatch").read_text()
+    asked = dict(re.findall(r"^#SBATCH --([\w-]+)=(\S+)$", text, re.MULTILINE))
+    node = {"CPU": float(asked["cpus-per-task"]), "GPU": float(asked["gpus-per-node"]), "memory": 2**36}
+    nodes = [dict(node) for _ in range(int(asked["nodes"]))]
+    layout = layout_on(load_config(ROOT / "pipelines/cluster.yaml"), nodes)
+    assert layout.groups[0].actors == sum(one["GPU"] for one in nodes)
+    assert_fits(layout, nodes)
+    assert asked["signal"].startswith("B:USR1@")
+    assert asked["open-mode"] == "append", "a requeued job goes on in the same log"
+
+
+# --- docker compose: tests/docker/test_compose.py · ray job submit: test_ray_job.py
 
 
 def test_the_guide_names_every_recipe():

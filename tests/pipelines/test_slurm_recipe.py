@@ -28,7 +28,7 @@ wait
 """
 SCONTROL = """#!/bin/sh
 case $1 in
-show) printf 'node1\\nnode2\\n' ;;
+show) printf '%s\\n' $NODES ;;
 *) echo "scontrol $*" >>"$CALLS" ;;
 esac
 """
@@ -62,14 +62,14 @@ def slurm(tmp_path: Path) -> dict[str, str]:
         (commands / name).write_text(text)
         (commands / name).chmod(0o755)
     job = {"SLURM_JOB_ID": str(os.getpid()), "SLURM_JOB_NODELIST": "node[1-2]", "SLURM_CPUS_PER_TASK": "1"}
-    job |= {"SLURM_GPUS_ON_NODE": "0", "STORE": "100000000", "HEAD_IP": "127.0.0.1"}
+    job |= {"NODES": "node1 node2", "SLURM_GPUS_ON_NODE": "0", "STORE": "100000000", "HEAD_IP": "127.0.0.1"}
     path = f"{commands}:{os.environ['PATH']}"
     return environment(**job, PATH=path, BIN=str(commands), CALLS=str(tmp_path / "calls"))
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_a_warned_job_ends_puts_itself_back_and_its_next_turn_finishes(slurm, tmp_path: Path) -> None:
+def test_a_warned_job_ends_and_requeues_itself_and_its_next_turn_finishes_on_fewer_nodes(slurm, tmp_path: Path) -> None:
     metadata, expected = toy_job(tmp_path)
     out = tmp_path / "out"
     job = slurm | {"METADATA": str(metadata), "OUT": str(out), "PAUSE": "0.3"}
@@ -86,9 +86,10 @@ def test_a_warned_job_ends_puts_itself_back_and_its_next_turn_finishes(slurm, tm
     assert "2 of 2 nodes are there" in (tmp_path / "log").read_text()
     assert shards_of(out) != expected
 
-    second = subprocess.Popen(["bash", SCRIPT], env=job | {"PAUSE": "0"}, cwd=ROOT, start_new_session=True)
+    smaller = job | {"NODES": "node1", "SLURM_CPUS_PER_TASK": "2", "PAUSE": "0"}
+    second = subprocess.Popen(["bash", SCRIPT], env=smaller, cwd=ROOT, start_new_session=True)
     try:
-        assert second.wait(300) == 0
+        assert second.wait(500) == 0
     finally:
         end(second)
     assert shards_of(out) == expected
