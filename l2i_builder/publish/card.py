@@ -13,8 +13,8 @@ import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from l2i_builder.output.manifest import shard_name
+from l2i_builder.publish.markdown import escaped
 from l2i_builder.publish.pictures import Sheet
-from l2i_builder.publish.statistics import statistics_section
 from l2i_builder.report.run import Run
 from l2i_builder.sample import Reason
 
@@ -28,7 +28,6 @@ _SIZES = (
     *((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M")),
     *((10**8, "10M<n<100M"), (10**9, "100M<n<1B"), (10**10, "1B<n<10B")),
 )
-_MARKUP = re.compile(r"([\\`*_{}\[\]<>|~#])")
 SPDX = re.compile(r"[a-z0-9][a-z0-9.+-]*")  # what the front matter takes as licence; else "other" and its name
 
 
@@ -49,7 +48,7 @@ def write_card(
     run: Run,
     about: About,
     facts: Mapping[str, Any],
-    statistics: Mapping[str, Any],
+    statistics: str,
     splits: Sequence[Mapping[str, Any]],
     withheld: int,
     sheets: Sequence[Sheet],
@@ -57,7 +56,7 @@ def write_card(
 ) -> bytes:
     """Return the card as Markdown.
 
-    facts: of ``facts.collect_facts``; statistics: of ``l2i stats``, {} where there are none; splits: {"name",
+    facts: of ``facts.collect_facts``; statistics: Markdown, "" where there are none; splits: {"name",
     "samples", "shards", "bytes"} each; options: of the publish command, to say how to reproduce it.
     """
     config = run.config
@@ -79,7 +78,7 @@ def write_card(
         "foreground_threshold": config["layers"]["foreground_threshold"],
         "config": config,
         "facts": facts,
-        "statistics": statistics_section(statistics),
+        "statistics": statistics,
         "licence_text": _licence(about),
         "opt_out_text": _opt_outs(config, reasons),
         "unsafe": reasons.get(Reason.UNSAFE.value, 0),
@@ -113,11 +112,6 @@ def write_card(
     environment.globals.update(tools, percent=_percent)
     page = environment.get_template("card.md.j2").render(view)
     return re.sub(r"\n{3,}", "\n\n", page).encode()
-
-
-def escaped(value: Any) -> str:
-    """Return text that Markdown and HTML take for text alone, on one line."""
-    return _MARKUP.sub(r"\\\1", " ".join(str(value).split())).replace("\\<", "&lt;").replace("\\>", "&gt;")
 
 
 def size_of(count: int) -> str:

@@ -22,7 +22,7 @@ from l2i_builder.sample import UNKNOWN, Reason, key_fraction
 
 COLUMNS = ("key", "sha256", "url", "verdict", "reason", "mask_score", "inpainting_score", "mask_area")
 ROWS, ACROSS = 6, 2  # strips of a sheet, at most
-GAP, LINE, EDGE = 12, 22, 16  # pixels
+GAP, LINE, EDGE = 12, 30, 16  # pixels
 PAPER, INK = (250, 250, 248), (40, 40, 40)
 QUALITY = 82
 
@@ -46,7 +46,11 @@ _SHEETS: tuple[tuple[Sheet, Ask, str], ...] = (
         "draw",
     ),
     (
-        Sheet("images/kept-lowest-mask.webp", "Kept with the lowest mask scores", "Torn or too large masks are here."),
+        Sheet(
+            "images/kept-lowest-mask.webp",
+            "Kept with the lowest mask scores",
+            "Torn masks, and masks that hold background, gather here.",
+        ),
         lambda reason, mask, inpainting: not reason and mask != UNKNOWN,
         "mask",
     ),
@@ -54,7 +58,7 @@ _SHEETS: tuple[tuple[Sheet, Ask, str], ...] = (
         Sheet(
             "images/kept-lowest-inpainting.webp",
             "Kept with the lowest inpainting scores",
-            "Look at the last panel: smears, repeated patterns and remains of the object are here.",
+            "Look at the last panel: smears, repeated patterns and remains of the object gather here.",
         ),
         lambda reason, mask, inpainting: not reason and inpainting != UNKNOWN,
         "inpainting",
@@ -99,7 +103,7 @@ def draw_sheet(strips: list[tuple[bytes, str]]) -> bytes:
     rows = -(-len(strips) // across)
     size = (2 * EDGE + across * width + (across - 1) * EDGE, 2 * EDGE + LINE + rows * (height + LINE + GAP))
     sheet = Image.new("RGB", size, PAPER)
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=14)
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=20)
     for column in range(across):
         for place, panel in enumerate(PANELS):
             draw.text((EDGE + column * (width + EDGE) + place * width // len(PANELS), EDGE), panel, INK, font)

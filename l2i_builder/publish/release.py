@@ -28,6 +28,7 @@ from l2i_builder.publish.croissant import PICTURES, croissant
 from l2i_builder.publish.facts import collect_facts, read_statistics
 from l2i_builder.publish.layout import PUBLISHED, Layout, Selector, plan
 from l2i_builder.publish.pictures import contact_sheets
+from l2i_builder.publish.statistics import statistics_section
 from l2i_builder.publish.target import check_target
 from l2i_builder.report.run import Run, open_run
 from l2i_builder.splits import read_splits
@@ -82,6 +83,7 @@ def publish(
     check_target(to)
     run = open_run(out)
     check_source(run, options.unfinished)
+    statistics = statistics_section(run, read_statistics(out))  # before minutes of copying: it may be another run's
     splits = read_splits(out)
     selector = Selector(run, splits, read_takedowns(out))
     layout = plan(selector, options.shard_bytes)
@@ -93,7 +95,7 @@ def publish(
     }
     _claim(to, identity, layout, options.replace)
     done = _copy(Copier(selector, to), layout, options, progress)
-    _finish(selector, to, layout, done, identity, options)
+    _finish(selector, to, layout, done, identity, options, statistics)
     size = sum(entry["bytes"] for one in done for name, entry in one.files.items() if name.endswith(".tar"))
     copied = sum(one.copied for one in done)
     return Published(to, layout.samples, len(done), copied, size, layout.left_out, layout.withheld)
@@ -166,7 +168,13 @@ def _copy(copier: Copier, layout: Layout, options: Options, progress: Progress) 
 
 
 def _finish(
-    selector: Selector, to: str, layout: Layout, done: Sequence[Done], identity: Mapping[str, Any], options: Options
+    selector: Selector,
+    to: str,
+    layout: Layout,
+    done: Sequence[Done],
+    identity: Mapping[str, Any],
+    options: Options,
+    statistics: str,
 ) -> None:
     """Write what describes the shards, the sums last."""
     run, about = selector.run, options.about
@@ -192,9 +200,7 @@ def _finish(
     for sheet in sheets:
         put(sheet.name, sheet.data)
     put(CROISSANT, croissant(_described(run, about, layout), shards, _pictures(done)))
-    card = write_card(
-        run, about, facts, read_statistics(run.out), splits, layout.withheld, sheets, _command_options(options)
-    )
+    card = write_card(run, about, facts, statistics, splits, layout.withheld, sheets, _command_options(options))
     put(CARD, card)
     release = {
         "complete": True,

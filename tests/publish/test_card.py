@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import re
 from pathlib import Path
 
@@ -13,12 +14,15 @@ from PIL import Image
 
 from l2i_builder import labels
 from l2i_builder.configfile import load_config
+from l2i_builder.errors import OutputError
 from l2i_builder.judgements import Judgement, to_table
 from l2i_builder.output.ledger import read_ledger
 from l2i_builder.output.manifest import identity
 from l2i_builder.output.shards import read_members
-from l2i_builder.publish.card import About, escaped, size_of
+from l2i_builder.publish.card import About, size_of
+from l2i_builder.publish.markdown import escaped
 from l2i_builder.publish.release import Options, publish
+from l2i_builder.statistics import collect
 
 ABOUT = About("My *layers*", "cc-by-4.0", "remove@example.org", date="2026-01-02")
 
@@ -46,10 +50,9 @@ def test_front_matter_names_the_files_of_each_split(published):
     front, _ = card(published)
     assert front["license"] == "cc-by-4.0"
     assert front["size_categories"] == ["n<1K"]
-    default, metadata = front["configs"]
+    (default,) = front["configs"]
     assert default["data_files"] == [{"split": "train", "path": "data/train-*.tar"}]
-    for entry in [*default["data_files"], *metadata["data_files"]]:
-        assert list(published.glob(entry["path"]))
+    assert list(published.glob(default["data_files"][0]["path"]))
 
 
 def test_its_funnel_is_the_ledgers(run, published):
@@ -121,6 +124,23 @@ def test_precision_comes_from_people_where_they_have_labelled_enough(run, tmp_pa
     assert f"{len(judged)} labels of people" in line
 
 
+def test_statistics_are_in_it_where_they_are_of_this_run(run, tmp_path):
+    digest = json.loads((run / "run.json").read_text())["digest"]
+    numbers = collect(str(run))
+    try:
+        (run / "statistics.json").write_text(json.dumps(numbers))
+        publish(str(run), str(tmp_path / "set"), Options(ABOUT, pictures=False))
+        assert numbers["run"] == digest
+        assert "## Statistics" in card(tmp_path / "set")[1]
+        assert "| paper, both of its sets | 1 | 3 | 5 | 7 | 10 | 15 | 36 |" in card(tmp_path / "set")[1]
+        for other in ({**numbers, "run": "0" * 64}, {"run": digest}):
+            (run / "statistics.json").write_text(json.dumps(other))
+            with pytest.raises(OutputError, match="l2i stats"):
+                publish(str(run), str(tmp_path / "other"), Options(ABOUT, pictures=False))
+    finally:
+        (run / "statistics.json").unlink()
+
+
 def test_sizes_are_said_as_people_say_them():
     assert [size_of(count) for count in (12, 1_234, 999_999, 17_900_000, 3 * 10**12)] == [
         "12 B",
@@ -139,7 +159,8 @@ def test_datasets_streams_the_folder(published):
     expected = dict(pair for path in sorted(published.glob("data/*")) for pair in read_members(str(path)))
     found = {sample["__key__"]: sample["txt"] for sample in loaded}
     assert found == {key: members["txt"].decode() for key, members in expected.items()}
-    metadata = datasets.load_dataset(str(published), "metadata", split="train", streaming=True)
+    sidecars = str(published / "metadata" / "train-*.parquet")
+    metadata = datasets.load_dataset("parquet", data_files=sidecars, split="train", streaming=True)
     assert [line["key"] for line in metadata] == list(expected)
 
 
