@@ -19,7 +19,7 @@ from l2i_builder.config import Config
 from l2i_builder.errors import ConfigError, OutputError
 from l2i_builder.output.layered import decode_further, decode_layers, open_layers, stored_layers
 from l2i_builder.output.ledger import SCHEMA, read_ledger
-from l2i_builder.output.manifest import RunManifest, identity
+from l2i_builder.output.manifest import RunManifest, claim, identity
 from l2i_builder.output.refilter import refilter
 from l2i_builder.output.rewrite import stored_rows, stored_shard
 from l2i_builder.output.shards import (
@@ -127,10 +127,15 @@ def test_by_default_nothing_of_further_layers_is_written(tmp_path: Path) -> None
     assert info_types().keys() & {"layers", "peel_end", "composite_error", "mask_score_2"} == set()
 
 
-def test_outputs_begun_before_there_were_further_layers_go_on() -> None:
+def test_outputs_begun_before_there_were_further_layers_go_on(tmp_path: Path) -> None:
     assert {"count", "further"}.isdisjoint(identity(Config())["layers"])
     more = identity(Config.model_validate({"layers": {"count": 3}}))
     assert (more["layers"]["count"], more["layers"]["further"]["min_area"]) == (3, 0.02)
+    old = RunManifest.of(Config(), "", {})
+    claim(str(tmp_path), old)
+    assert claim(str(tmp_path), RunManifest.of(Config(), "", {})) == old
+    with pytest.raises(ConfigError, match=r"layers\.count: \(absent\) -> 3"):
+        claim(str(tmp_path), RunManifest.of(Config.model_validate({"layers": {"count": 3}}), "", {}))
     odd = Config.model_validate({"layers": {"further": {"min_area": 0.5}}})  # decides nothing while there are two
     assert RunManifest.of(odd, "", {}).digest == RunManifest.of(Config(), "", {}).digest
 
