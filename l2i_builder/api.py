@@ -78,6 +78,7 @@ def build(
     set: Iterable[str] = (),
     inline: bool = False,
     retry_failed: bool = False,
+    append: bool = False,
     progress: bool = False,
     check: bool = True,
     **overrides: Any,
@@ -94,6 +95,7 @@ def build(
         set: dotted keys over it, in the spelling of ``--set``: ``["inpaint.backend=lama"]``.
         inline: one process, no Ray.
         retry_failed: fetch rows of finished shards again whose failure was transient.
+        append: the metadata join the finished run in ``out``; only rows with new keys are fetched.
         progress: show a bar (or, without a terminal, a line a minute) on standard error.
         check: raise where shards failed every attempt; False: return them in ``RunSummary.failed``.
         **overrides: sections or keys as Python values: ``image={"size": 256}, seed=1``. They win over ``set``.
@@ -108,7 +110,7 @@ def build(
     settings = _settings(config, [*set, *_dotted(overrides)], str(metadata), str(out))
     console = Console(file=sys.stderr, quiet=not progress, highlight=False)
     try:
-        result = run(settings, console, inline=inline, retry_failed=retry_failed)
+        result = run(settings, console, inline=inline, retry_failed=retry_failed, append=append)
     except ShardsFailedError as error:
         if check:
             raise

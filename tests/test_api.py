@@ -83,6 +83,15 @@ def test_a_second_build_goes_on_where_the_first_ended(toy_models: None, tmp_path
     assert summarize(tmp_path / "out") == first
 
 
+def test_new_metadata_join_a_finished_run(toy_models: None, tmp_path: Path) -> None:
+    first = build_toys(tmp_path)
+    more = write_metadata(tmp_path / "more", 40, files=2)  # the rows that are there, and as many new ones
+    grown = build(more, tmp_path / "out", set=SMALL, inline=True, ingest={"rows_per_shard": 20}, append=True)
+    assert grown.skipped == 2
+    assert (grown.rows, grown.lost) == (2 * first.rows, 2 * first.lost)
+    assert list(open_dataset(grown.out).keys())[: first.kept] == list(open_dataset(first.out).keys())[: first.kept]
+
+
 def test_a_build_is_silent_unless_asked(toy_models: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     build_toys(tmp_path / "a")
     assert capsys.readouterr() == ("", "")
