@@ -18,20 +18,23 @@ RAY = [sys.executable, "-m", "ray.scripts.scripts"]
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
-@pytest.fixture
-def head(tmp_path: Path):
+@pytest.fixture(scope="module")
+def head(tmp_path_factory: pytest.TempPathFactory):
     """A Ray head that wants a token. Yields the environment of those who have it; RAY_API_SERVER_ADDRESS is its URL."""
     if importlib.util.find_spec("aiohttp_cors") is None:
         pytest.skip("Ray's dashboard is not installed (ray[default]); runs where it is")
+    folder = tmp_path_factory.mktemp("head")
     gcs, dashboard = free_port(), free_port()
     known = environment(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=os.urandom(16).hex())
     start = ["start", "--head", "--block", "--node-ip-address=127.0.0.1", f"--port={gcs}", "--num-cpus=2"]
     start += ["--include-dashboard=true", "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}"]
     start += ["--object-store-memory=100000000"]
-    process = subprocess.Popen([ray_command(tmp_path / "bin"), *start], env=known, cwd=tmp_path, start_new_session=True)
-    url = f"http://127.0.0.1:{dashboard}"
+    url, said = f"http://127.0.0.1:{dashboard}", folder / "said"
+    command = [ray_command(folder / "bin"), *start]
+    with said.open("w") as output:
+        process = subprocess.Popen(command, env=known, cwd=folder, stdout=output, start_new_session=True)
     try:
-        wait_for(lambda: process.poll() is not None or _answers(url))
+        wait_for(lambda: process.poll() is not None or ("Ray runtime started" in said.read_text() and _answers(url)))
         assert process.poll() is None, "the head did not start"
         yield known | {"RAY_API_SERVER_ADDRESS": url}
     finally:
