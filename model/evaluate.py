@@ -46,6 +46,7 @@ class Scorer(Protocol):
 
     name: str
     metric: str
+    how: str  # what its numbers are
 
     def __call__(self, images: Sequence[np.ndarray], texts: Sequence[str]) -> np.ndarray: ...
 
@@ -329,7 +330,7 @@ def _facts(plan: Plan, judges: Judges, captions: int, images: Mapping[str, int])
         facts["features"] = f"{judges.extractor.name}, SHA-256 {judges.extractor.digest}"
         facts["references' images"] = "at their stored size; the extractor alone resizes"
     if judges.scorer is not None:
-        facts["agreement"] = f"raw cosine, {judges.scorer.name}"
+        facts["agreement"] = f"{judges.scorer.how}, {judges.scorer.name}"
     if judges.segmenter is not None:
         facts["segmenter"] = f"{judges.segmenter_name}, {judges.segmenter.digest}"
     if plan.drawn:

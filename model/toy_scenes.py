@@ -59,26 +59,37 @@ def draw_scene(random: np.random.Generator, size: int = 32) -> Scene:
     return Scene(caption_of(shape, colour, texture, ground, ground_texture), image, background, mask)
 
 
+def draw_scenes(seed: int, samples: int, size: int = 32) -> list[Scene]:
+    """Draw ``samples`` scenes; a scene depends on seed and its place alone."""
+    return [draw_scene(np.random.default_rng([seed, sample]), size) for sample in range(samples)]
+
+
 def write_run(out: str, samples: int, size: int = 32, seed: int = 0, per_shard: int = 600) -> Config:
     """Write a finished run of ``samples`` scenes into a folder or URL; return its configuration.
 
     Shards are uneven: each other one holds a third more. The same arguments give the same bytes. ``size`` is a
     multiple of 8.
     """
+    return write_scenes(out, draw_scenes(seed, samples, size), seed, per_shard)
+
+
+def write_scenes(out: str, scenes: Sequence[Scene], seed: int = 0, per_shard: int = 600) -> Config:
+    """Write scenes as they are as a finished run, see ``write_run``; ``seed`` and place make a scene's key."""
+    size = len(scenes[0].mask)
     config = Config(out=out, seed=seed, image={"size": size, "min_size": size}, previews={"kept_per_shard": 0})
-    stretches = _uneven(samples, per_shard)
+    stretches = _uneven(len(scenes), per_shard)
     files = [
         {"name": f"scenes-{first}", "path": "", "rows": end - first, "size": 0, "footer": f"seed {seed}"}
         for first, end in stretches
     ]
-    plan = InputPlan({}, files, samples, 0)  # a shard for each "file"
+    plan = InputPlan({}, files, len(scenes), 0)  # a shard for each "file"
     run = RunManifest.of(config, plan.digest, {})
     claim(out, run)
     storage.write_bytes(storage.join(out, "input.json"), plan.to_json())
     for shard, (first, end) in zip(plan.shards, stretches, strict=True):
         rows, batch = [], Batch([], np.empty(0, np.int64), end - first)
         for index, sample in enumerate(range(first, end)):
-            scene = draw_scene(np.random.default_rng([seed, sample]), size)
+            scene = scenes[sample]
             url = f"toy:{seed}/{sample}"
             row = Row(sample_key(url, scene.caption), url, scene.caption, shard.number, index)
             rows.append(row)

@@ -24,6 +24,8 @@ class ClipScorer:
     Only OpenAI's ViT-L/14 at the pinned revision makes a "CLIP score"; another CLIP's cosines carry its name.
     """
 
+    how = "raw cosine"
+
     def __init__(self, source: str = CLIP[0], device: str = "cpu") -> None:
         """``source``: hub id or folder of a CLIP as ``transformers`` saves them. Raises WeightsError."""
         from transformers import AutoTokenizer, CLIPImageProcessor, CLIPModel

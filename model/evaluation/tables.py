@@ -16,7 +16,8 @@ from l2i_builder.metrics import interval
 
 @dataclass(frozen=True)
 class Cell:
-    """A number with its 95 % interval and sample count; ``value`` None where it is undefined, and ``why``."""
+    """A number with its 95 % interval, None where one sample gives none, and sample count; ``value`` None where it is
+    undefined, and ``why``."""
 
     value: float | None
     low: float | None = None

@@ -33,7 +33,7 @@ class Colours:
 class Named:
     """A substitute scorer: whether the colour that the caption names is there."""
 
-    name, metric = "colour words", "cosine (colour words)"
+    name, metric, how = "colour words", "cosine (colour words)", "raw cosine"
 
     def __call__(self, images: Sequence[np.ndarray], texts: Sequence[str]) -> np.ndarray:
         return np.array(
