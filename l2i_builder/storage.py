@@ -200,7 +200,10 @@ def _sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-_FILE_SYSTEM_MODULES = ("botocore", "aiobotocore", "s3fs", "fsspec", "gcsfs", "adlfs", "aiohttp", "google", "azure")
+_FILE_SYSTEM_MODULES = (
+    *("botocore", "aiobotocore", "s3fs", "fsspec", "gcsfs", "adlfs", "aiohttp", "google", "azure"),
+    *("huggingface_hub", "httpx", "httpx2", "requests"),
+)
 
 
 @contextmanager
