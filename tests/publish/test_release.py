@@ -9,7 +9,9 @@ import subprocess
 import sys
 import tarfile
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from threading import Thread
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -285,6 +287,36 @@ def test_the_hub_says_what_it_needs_before_anything_is_copied(run, to, token, sa
     with pytest.raises(ConfigError) as error:
         publish(str(run), to, SMALL)
     assert says in str(error.value)
+
+
+@pytest.mark.parametrize("answers", [True, False])
+def test_what_the_hub_refuses_is_an_error_with_advice(run, monkeypatch, answers):
+    server = HTTPServer(("127.0.0.1", 0), _Unknown)
+    Thread(target=server.serve_forever, daemon=True).start()
+    if not answers:
+        server.shutdown()
+        server.server_close()
+    monkeypatch.setenv("HF_TOKEN", "hf_none")
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+    with pytest.raises(OutputError, match="repository not found" if answers else "hf://datasets/me/set"):
+        publish(str(run), "hf://datasets/me/set", SMALL)
+    if answers:
+        server.shutdown()
+
+
+class _Unknown(BaseHTTPRequestHandler):
+    """A hub that has no such dataset."""
+
+    def do_GET(self) -> None:
+        self.send_response(401)
+        self.send_header("X-Error-Code", "RepoNotFound")
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    do_POST = do_HEAD = do_GET
+
+    def log_message(self, *args: object) -> None:
+        pass
 
 
 def test_without_the_hub_package_it_says_what_to_install(run, monkeypatch):
