@@ -147,8 +147,8 @@ class Pool:
 
     def state(self) -> PoolState:
         """What the pool is doing; may be asked from any thread."""
-        starting = len(self._tasks)
         busy, free, lost = self._busy, self._slots.free, self._given_up
+        starting = max(0, self.size * self.slots - busy - free - lost)
         return PoolState(self.name, self.size, busy, free, starting, lost, self._slots.waiting, self.restarts)
 
     def close(self) -> None:
