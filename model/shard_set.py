@@ -55,6 +55,15 @@ class Selection:
         by_score = self.min_mask_score > UNKNOWN or self.min_inpainting_score > UNKNOWN
         return not by_score and (self.part == "all" or (self.part == "train" and not self.holdout))
 
+    def __str__(self) -> str:
+        """Say it in words, for messages."""
+        held_out = f"held out (share {self.holdout:g})"
+        parts = {"all": [], "train": [f"not {held_out}"], "held_out": [held_out]}
+        scores = [("mask score", self.min_mask_score), ("inpainting score", self.min_inpainting_score)]
+        return ", ".join(
+            parts[self.part] + [f"of {name} {least:g} or more" for name, least in scores if least > UNKNOWN]
+        )
+
     def takes(self, key: str, facts: Mapping[str, Any]) -> bool:
         """Whether a sample is read; facts: its JSON or ledger line."""
         if self.part != "all" and (key_fraction(key, "held out") < self.holdout) != (self.part == "held_out"):
@@ -81,7 +90,7 @@ def find_shards(location: str, selection: Selection | None = None) -> list[Shard
     if not shards:
         raise ConfigError(
             f"no samples to read in {location!r}: give the output folder of `l2i build`, or tars"
-            + ("" if selection.everything else f"; none is left by the selection {selection}")
+            + ("" if selection.everything else f". Read are only samples that are {selection}: there may be none")
         )
     return shards
 
