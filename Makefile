@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 TEST_WEIGHTS := u2net u2netp efficientnet_lite0 minilm minilm-tokenizer
 RUN_PYTHON := NO_ALBUMENTATIONS_UPDATE=1 $(BIN)/python
 
-.PHONY: help build-shards review train-filters train-demo evaluate test test-fast test-faults fuzz audit lint format coverage \
+.PHONY: help build-shards review train-filters train-demo train-study evaluate test test-fast test-faults fuzz audit lint format coverage \
 	setup setup-dev lock clean
 
 help: ## list the targets
@@ -48,6 +48,9 @@ train-filters: $(VENV)/.runtime ## make labels and train the judges' heads; ARGS
 
 train-demo: $(VENV)/.runtime ## train toy models on toy scenes on this machine's CPU, with curves and pictures; OUT=
 	@$(RUN_PYTHON) -m model.demo --out $(or $(OUT),runs/demo) $(ARGS)
+
+train-study: $(VENV)/.runtime ## compare models and filtered with unfiltered masks on toy scenes, three seeds; OUT= ARGS=
+	@$(RUN_PYTHON) -m model.study --out $(or $(OUT),runs/study) $(ARGS)
 
 review: $(VENV)/.runtime ## judge samples of a run in the browser; OUT=
 	@$(BIN)/l2i review $(or $(OUT),runs/sample) $(ARGS)
