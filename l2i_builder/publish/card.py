@@ -12,7 +12,6 @@ from typing import Any
 import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from l2i_builder.output.manifest import shard_name
 from l2i_builder.publish.markdown import escaped
 from l2i_builder.publish.pictures import Sheet
 from l2i_builder.report.run import Run
@@ -122,11 +121,6 @@ def size_of(count: int) -> str:
             break
         value /= 1000
     return f"{value:.1f} {unit}" if unit != "B" else f"{count} B"
-
-
-def shard_pattern(split: Mapping[str, Any]) -> str:
-    """Return the names of a split's shards as webdataset spells them: data/train-{00000..00041}.tar."""
-    return f"data/{split['name']}-{{{shard_name(0)}..{shard_name(split['shards'] - 1)}}}.tar"
 
 
 def _total(splits: Sequence[Mapping[str, Any]]) -> int:

@@ -14,7 +14,7 @@ from l2i_builder.report.labelled import Labelled, read_labelled
 from l2i_builder.report.reasons import EXPLANATIONS
 from l2i_builder.report.run import Run
 from l2i_builder.report.scan import scan_reasons
-from l2i_builder.report.steps import INPUT, make_funnel, share
+from l2i_builder.report.steps import make_funnel, share
 from l2i_builder.report.thresholds import thresholds
 from l2i_builder.sample import Reason
 
@@ -43,11 +43,6 @@ def collect_facts(run: Run) -> dict[str, Any]:
         "filters": _filters(run, manifest),
         "derived_from": manifest.derived_from,
     }
-
-
-def funnel_of(facts: dict[str, Any]) -> dict[str, int]:
-    """Return step -> rows of facts that were collected."""
-    return {line["step"]: line["rows"] for line in facts["funnel"]} or {INPUT: 0}
 
 
 def read_statistics(out: str) -> dict[str, Any]:
