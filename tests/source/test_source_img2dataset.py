@@ -3,7 +3,9 @@
 import hashlib
 import io
 import tarfile
+from dataclasses import replace
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -13,10 +15,12 @@ from PIL import Image
 from l2i_builder.config import Config
 from l2i_builder.errors import MetadataError
 from l2i_builder.ingest import planning
+from l2i_builder.ingest.growing import Growth, choice_bytes, choice_name, cut
 from l2i_builder.sample import Reason
 from l2i_builder.source import stream as source_stream
 from l2i_builder.source.img2dataset_shards import explain
 from l2i_builder.source.source import make_source
+from l2i_builder.storage import write_bytes
 
 
 def png(colour, size=(40, 40), format="PNG"):
@@ -95,6 +99,28 @@ def test_images_are_read_from_the_tar_in_the_parquets_order(tmp_path):
     assert row.sha256 == hashlib.sha256(png(colours[1])).hexdigest()
     assert (row.bytes, row.format, row.original_width) == (len(png(colours[1])), "PNG", 40)
     assert sorted(file.name for file in tmp_path.iterdir()) == ["00000.parquet", "00000.tar"]  # nothing extracted
+
+
+def test_of_tars_that_join_later_only_new_rows_are_read_each_with_its_image(tmp_path):
+    colours = [(10 * i, 100, 200) for i in range(8)]
+    write_shard(tmp_path, 0, [good(colour) for colour in colours[:5]])
+    write_shard(tmp_path, 1, [good(colour) for colour in colours[5:]])
+    chosen = config(tmp_path, out=str(tmp_path / "out"))
+    fresh = planning.plan(chosen)
+    new = np.array([0, 1, 0, 1, 1, 0, 0, 1], bool)
+    write_bytes(str(tmp_path / "out" / choice_name(1)), choice_bytes(new))
+    cuts = cut(new, [5, 8], 0)
+    growth = Growth(fresh.digest, fresh.columns, fresh.files, 8, 4, 4, 0, cuts, "")
+    grown = replace(fresh, growths=[growth]).shards[2:]
+    source = make_source(chosen)
+    try:
+        batches = [batch for shard in grown for batch in source.batches(shard)]
+    finally:
+        source.close()
+    assert [(shard.number, shard.rows) for shard in grown] == [(2, 3), (3, 1)]
+    assert [(row.shard, row.index) for row in rows_of(batches)] == [(2, 0), (2, 1), (2, 2), (3, 0)]
+    shown = [tuple(image[9, 9].tolist()) for batch in batches for image in batch.image]
+    assert shown == [colour for colour, is_new in zip(colours, new, strict=True) if is_new]
 
 
 def test_every_tar_is_a_shard_and_limit_cuts_the_last(tmp_path):
