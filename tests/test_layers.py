@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from l2i_builder.layers import GRID, components, composite, foreground, hole
+from l2i_builder.layers import GRID, components, composite, difference, flatten, foreground, hole
 
 RNG = np.random.default_rng(0)
 
@@ -54,6 +54,23 @@ def test_the_composite_of_an_image_with_itself_is_the_image():
 def test_the_composite_is_the_papers_equation():
     front, back = np.full((8, 8, 3), 200, np.uint8), np.full((8, 8, 3), 100, np.uint8)
     assert (composite(front, back, np.full((8, 8), 51, np.uint8)) == 120).all()  # m = 0.2
+
+
+def test_layers_are_composited_from_the_back_to_the_front():
+    def layer(colour, alpha):
+        return np.dstack([np.full((8, 8, 3), colour, np.uint8), np.full((8, 8), alpha, np.uint8)])
+
+    back = np.full((8, 8, 3), 100, np.uint8)
+    assert (flatten([], back) == back).all()
+    assert (flatten([layer(200, 51)], back) == 120).all()
+    assert (flatten([layer(0, 255), layer(200, 51)], back) == 0).all()  # the first is in front
+    assert (flatten([layer(20, 51), layer(200, 51)], back) == 100).all()  # 0.2 * 20 + 0.8 * 120
+
+
+def test_the_difference_of_pictures_is_the_mean_of_its_size():
+    one, other = np.full((8, 8, 3), 10, np.uint8), np.full((8, 8, 3), 10, np.uint8)
+    other[:4], other[4:, :, 0] = 0, 40
+    assert difference(one, other) == difference(other, one) == (10 * 96 + 30 * 32) / 192
 
 
 def test_components_touch_at_corners():
