@@ -11,7 +11,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from ray_nodes import ROOT, TOY_BUILD, end, environment, free_port, ray_command, shards_of, toy_job, wait_for
+from ray_nodes import ROOT, TOY_BUILD, end, environment, free_port, shards_of, toy_job, wait_for
 
 RAY = [sys.executable, "-m", "ray.scripts.scripts"]
 
@@ -24,21 +24,30 @@ def head(tmp_path_factory: pytest.TempPathFactory):
     if importlib.util.find_spec("aiohttp_cors") is None:
         pytest.skip("Ray's dashboard is not installed (ray[default]); runs where it is")
     folder = tmp_path_factory.mktemp("head")
-    gcs, dashboard = free_port(), free_port()
     known = environment(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=os.urandom(16).hex())
-    start = ["start", "--head", "--block", "--node-ip-address=127.0.0.1", f"--port={gcs}", "--num-cpus=2"]
-    start += ["--include-dashboard=true", "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}"]
+    for attempt in range(6):  # on a crowded machine a node may not come up: ray_nodes.RAY says why
+        said, port = folder / f"said-{attempt}", free_port()
+        process = _start(said, port, known)
+        try:
+            wait_for(lambda: process.poll() is not None or _is_up(said, port))  # noqa: B023
+            if process.poll() is None:
+                yield known | {"RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{port}"}
+                return
+        finally:
+            end(process)
+    raise AssertionError(f"the head did not start: {said.read_text()}")
+
+
+def _start(said: Path, port: int, known: dict[str, str]) -> subprocess.Popen:
+    start = ["start", "--head", "--block", "--node-ip-address=127.0.0.1", f"--port={free_port()}", "--num-cpus=2"]
+    start += ["--include-dashboard=true", "--dashboard-host=127.0.0.1", f"--dashboard-port={port}"]
     start += ["--object-store-memory=100000000"]
-    url, said = f"http://127.0.0.1:{dashboard}", folder / "said"
-    command = [ray_command(folder / "bin"), *start]
     with said.open("w") as output:
-        process = subprocess.Popen(command, env=known, cwd=folder, stdout=output, start_new_session=True)
-    try:
-        wait_for(lambda: process.poll() is not None or ("Ray runtime started" in said.read_text() and _answers(url)))
-        assert process.poll() is None, "the head did not start"
-        yield known | {"RAY_API_SERVER_ADDRESS": url}
-    finally:
-        end(process)
+        return subprocess.Popen([*RAY, *start], env=known, cwd=said.parent, stdout=output, start_new_session=True)
+
+
+def _is_up(said: Path, port: int) -> bool:
+    return "Ray runtime started" in said.read_text() and _answers(f"http://127.0.0.1:{port}")
 
 
 def test_a_submitted_build_runs_on_the_cluster_to_its_end(head, tmp_path: Path) -> None:
