@@ -31,7 +31,7 @@ prices, traffic and storage are not in.
 
 A model actor a GPU, with one CPU; an encoder a GPU and a fetch actor for every {per_fetcher} GPUs live in the CPU pool.
 
-| GPUs | CPUs of the GPU pool | CPUs of the CPU pool | fetch actors | encoders | rows/s | days | dollars | dollars a million kept |
+| GPUs | CPUs, GPU pool | CPUs, CPU pool | fetch actors | encoders | rows/s | days | dollars | dollars a million kept |
 |---:|---:|---:|---:|---:|---:|---:|---:|---:|
 {gpus}
 ## CPUs alone: U²-Net and PatchMatch
