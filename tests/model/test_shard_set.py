@@ -65,7 +65,7 @@ def test_scores_select(run, tmp_path):
     ]
     write_tar(scored, str(tmp_path / "scored.tar"))
     assert names(find_shards(str(tmp_path), Selection(min_mask_score=0.75))) == [("scored.tar", 5)]
-    with pytest.raises(ConfigError, match="only samples that are of inpainting score 0.5 or more"):
+    with pytest.raises(ConfigError, match=r"only samples that are of inpainting score 0\.5 or more"):
         find_shards(run, Selection(min_inpainting_score=0.5))  # by the ledger: unknown there
 
 
