@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 TEST_WEIGHTS := u2net u2netp efficientnet_lite0 minilm minilm-tokenizer
 RUN_PYTHON := NO_ALBUMENTATIONS_UPDATE=1 $(BIN)/python
 
-.PHONY: help build-shards review train-filters train-demo train-study evaluate test test-fast test-faults fuzz audit lint format coverage \
+.PHONY: help build-shards review train-filters train-demo train-study evaluate test test-fast test-faults fuzz audit docs docs-serve lint format coverage \
 	setup setup-dev lock clean
 
 help: ## list the targets
@@ -33,6 +33,12 @@ audit: $(VENV)/.dev ## look the locked packages up among known vulnerabilities (
 
 fuzz: $(VENV)/.dev ## fuzz what strangers' bytes reach; TARGET= SECONDS= (targets: tests/fuzz/targets.py)
 	@$(RUN_PYTHON) tests/fuzz/fuzz.py $(or $(TARGET),http_answer) -max_total_time=$(or $(SECONDS),60)
+
+docs: $(VENV)/.dev ## build the documentation site into site/ (open site/index.html; needs no network)
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+docs-serve: $(VENV)/.dev ## serve the documentation site while writing it
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve
 
 coverage: $(VENV)/.dev ## run all tests and print the coverage of each file
 	@$(RUN_PYTHON) -m pytest --cov --cov-report=term-missing:skip-covered $(ARGS)
@@ -68,6 +74,8 @@ lock: $(VENV)/.dev ## choose the newest versions that fit and write requirements
 		--upgrade -o requirements/lock.txt
 	@$(BIN)/uv pip compile -q pyproject.toml --extra dev -c requirements/lock.txt --universal --python-version 3.11 \
 		--generate-hashes --no-header --upgrade -o requirements/dev.txt
+	@$(BIN)/uv pip compile -q pyproject.toml --extra cluster -c requirements/lock.txt --universal --python-version 3.11 \
+		--generate-hashes --no-header --upgrade -o requirements/cluster.txt
 
 clean: ## remove .venv and caches (runs/ and downloaded weights stay)
 	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache *.egg-info

@@ -12,7 +12,7 @@ import yaml
 
 ROOT = Path(__file__).parents[2]
 DOCKER = ROOT / "docker"
-LOCK = ROOT / "requirements/lock.txt"
+LOCK = ROOT / "requirements/cluster.txt"
 
 
 @pytest.fixture(scope="module")

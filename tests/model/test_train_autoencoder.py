@@ -141,8 +141,13 @@ def _train_rank(rank: int, config, port: int, out: str) -> None:
 
 
 def start_two(function, *given) -> None:
-    """Run ``function(rank, *given)`` in two processes; an error in one is raised here."""
-    torch.multiprocessing.start_processes(function, given, nprocs=2, start_method="fork")
+    """Run ``function(rank, *given)`` in two processes; an error in one is raised here.
+
+    Forked off a server that has only imported: a fork of this process would inherit the locks of torch's threads
+    without the threads, and may wait for ever.
+    """
+    torch.multiprocessing.get_context("forkserver").set_forkserver_preload(["model.train_autoencoder"])
+    torch.multiprocessing.start_processes(function, given, nprocs=2, start_method="forkserver")
 
 
 def _free_port() -> int:
@@ -158,9 +163,7 @@ def test_two_ranks_have_the_gradients_of_one_process(run, tmp_path):
     )
     whole = next(iter(Loader(config.data, Place(batch=8), 0)))
     halves = [Batch(whole.keys[part], whole.captions[part], whole.pixels[part]) for part in (slice(0, 4), slice(4, 8))]
-    torch.multiprocessing.start_processes(
-        _rank, (config, halves, _free_port(), str(tmp_path)), nprocs=2, start_method="fork"
-    )
+    start_two(_rank, config, halves, _free_port(), str(tmp_path))
     one = _gradients(config, [whole], 0, 1)
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
     assert same(first, second)
