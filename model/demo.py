@@ -19,10 +19,10 @@ from rich.table import Table
 
 from l2i_builder import storage
 from l2i_builder.output.manifest import pretty
+from model.baselines import load_pipeline
 from model.config import ModelConfig, load_model_config
 from model.evaluation.measures import iou
-from model.pipeline import Text2LayerPipeline
-from model.sheets import sheet
+from model.export import save_sheet
 from model.toy_scenes import COLOURS, SHAPES, TEXTURES, caption_of, draw_scene, write_run
 from model.trackers import read_metrics
 from model.train_autoencoder import train_autoencoder
@@ -31,12 +31,13 @@ from model.train_diffusion import train_diffusion
 SCENES = 6000
 SAMPLES = 128  # generated for the numbers
 SHOWN = 12  # of them in the picture
+CELL = 96  # pixels of the picture that one of them takes
 
 
 def main(
     out: Annotated[str, typer.Option(help="Output folder.")] = "runs/demo",
     autoencoder_steps: Annotated[int, typer.Option(help="Optimiser steps.")] = 2000,
-    diffusion_steps: Annotated[int, typer.Option(help="Optimiser steps.")] = 3000,
+    diffusion_steps: Annotated[int, typer.Option(help="Optimiser steps.")] = 1500,
     threads: Annotated[int, typer.Option(help="CPU threads of torch; too many on a busy machine are slower.")] = 2,
     precision: Annotated[str, typer.Option(help="no or bf16; bf16 is faster on CPUs that have it.")] = "bf16",
 ) -> None:
@@ -78,7 +79,7 @@ def generated(config: ModelConfig, folder: Path) -> dict[str, Any]:
     ``mask_agreement_true``: the same on true scenes, the most it can be. ``colours_right``: share of composites whose
     object has the colour asked for.
     """
-    pipeline = Text2LayerPipeline.from_pretrained(folder / "pipeline")
+    pipeline = load_pipeline(str(folder / "pipeline"))
     pipeline.set_progress_bar_config(disable=True)
     random = np.random.default_rng(config.seed)
     asked = [_prompt(random) for _ in range(SAMPLES)]
@@ -91,17 +92,13 @@ def generated(config: ModelConfig, folder: Path) -> dict[str, Any]:
         made = pipeline(
             part, num_inference_steps=settings.sample_steps, guidance_scale=settings.guidance, generator=generators
         )
-        foreground, background, mask = made.foreground, made.background, made.mask
-        assert foreground is not None
-        assert background is not None
+        mask = made.mask
         assert mask is not None
         found = np.stack([segment_by_colour(picture) for picture in _uint8(made.composite)])
         agreement += iou(found, mask[:, 0].numpy()).tolist()
         right += [_nearest(made.composite[i], mask[i, 0]) == asked[first + i][1] for i in range(len(part))]
         if not first:
-            columns = [made.composite, foreground, background, mask.expand(-1, 3, -1, -1)]
-            _write(folder / "samples.png", sheet([2 * column[:SHOWN] - 1 for column in columns]))
-            storage.write_bytes(str(folder / "samples.txt"), "\n".join(part[:SHOWN]).encode())
+            save_sheet(made.layered()[:SHOWN], str(folder / "samples.png"), CELL)
     scenes = [draw_scene(np.random.default_rng([config.seed + 1, i])) for i in range(SAMPLES)]
     true = [iou(segment_by_colour(scene.image), scene.mask / 255) for scene in scenes]
     return {
@@ -178,7 +175,7 @@ def _numbers(folder: Path, seconds: dict[str, float]) -> dict[str, Any]:
         lines = read_metrics(folder / "logs" / name)
         last = [line for line in lines if any(key.startswith("validation/") for key in line)][-1]
         figures = {key.removeprefix("validation/"): value for key, value in last.items() if key != "step"}
-        result[name] = {"steps": last["step"], "seconds": took, **figures}
+        result[name] = {"steps": last["step"], "seconds of this run": took, **figures}
     return result
 
 
@@ -200,12 +197,6 @@ def _table(numbers: dict[str, Any]) -> Table:
 def _uint8(pictures: torch.Tensor) -> np.ndarray:
     """float [N, 3, H, W] in 0..1 -> uint8 [N, H, W, 3]."""
     return np.rint(pictures.permute(0, 2, 3, 1).numpy() * 255).astype(np.uint8)
-
-
-def _write(path: Path, pixels: np.ndarray) -> None:
-    import cv2
-
-    storage.write_bytes(str(path), cv2.imencode(".png", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR))[1].tobytes())
 
 
 if __name__ == "__main__":
