@@ -180,10 +180,9 @@ def test_the_page_opens_without_network_script_or_overflow(
         browser.close()
 
 
-def test_the_dataset_card_has_the_tables(numbers: dict) -> None:
-    from l2i_builder.publish.statistics import statistics_section
-
-    section = statistics_section(numbers)
-    assert "### Caption length" in section
-    assert "| m > 0.9, kept |" in section
-    assert statistics_section({}) == ""
+def test_markdown_has_every_table_and_escapes_its_cells(numbers: dict) -> None:
+    written = markdown({**numbers, "likeness": {**numbers["likeness"], "metric": "a|b"}})
+    assert [line for line in written.splitlines() if line.startswith("### ")] == [
+        f"### {table.title}" for table in make_tables(numbers)
+    ]
+    assert "| a\\|b |" in written
