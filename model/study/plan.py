@@ -13,7 +13,7 @@ from model.config import ModelConfig, load_model_config
 
 SETTINGS = "study.json"  # in the output folder: the budget
 DONE = "done.json"  # in a job's folder: it is finished, and what it cost
-JUDGES, LABELS, SCORES = "judges", "labels", "scores"  # jobs that train no model of layers
+JUDGES, LABELS = "judges", "labels"  # jobs that train no model of layers
 
 
 @dataclass(frozen=True)
@@ -25,8 +25,8 @@ class Budget:
     pool: int = 5000  # scenes of a seed that the weak segmenter masks, before filtering
     kept: int = 2000  # of them in each training set
     samples: int = 200  # captions and images that each row is measured on
-    autoencoder_steps: int = 500
-    diffusion_steps: int = 700
+    autoencoder_steps: int = 1200
+    diffusion_steps: int = 1200
     weak_scenes: int = 150  # with true masks, for the weak segmenter
     weak_steps: int = 500
     judged: int = 1200  # masks of known goodness: two thirds train the judge of masks, the rest set its threshold
@@ -67,18 +67,18 @@ class Arm:
 _RGB = ("autoencoder.patch=1", "autoencoder.channels=[16, 32, 32]", "autoencoder.latent_channels=4")
 _SEPARATE = ("autoencoder.kind=separate", "autoencoder.source='{seed}/sd-ae-unet/autoencoder'")
 IMAGE = "image-only"
-ARMS = (
-    Arm("sd-ae-unet", "SD-AE-UNet", keys=("autoencoder.kind=separate", *_RGB)),
+ARMS = (  # in the order in which they are begun
     Arm("cat2i", "CaT2I-AE-SD"),
     Arm("unfiltered", "CaT2I-AE-SD, unfiltered masks", "unfiltered"),
+    Arm("true-masks", "CaT2I-AE-SD, true masks", "true"),
+    Arm("no-sup", "CaT2I-AE-SD (no-sup)", keys=("autoencoder.image_head=false",)),
+    Arm("sd-ae-unet", "SD-AE-UNet", keys=("autoencoder.kind=separate", *_RGB)),
     Arm(
         IMAGE,
         "image only (SD-LAION-L2I)",
         keys=("autoencoder.kind=image", "autoencoder.source='{seed}/sd-ae-unet/autoencoder'"),
         needs=("sd-ae-unet",),
     ),
-    Arm("true-masks", "CaT2I-AE-SD, true masks", "true"),
-    Arm("no-sup", "CaT2I-AE-SD (no-sup)", keys=("autoencoder.image_head=false",)),
     Arm(
         "sd-ae-unet-ft",
         "SD-AE-UNet (ft)",
@@ -109,14 +109,13 @@ class Job:
 
 
 def jobs(budget: Budget) -> list[Job]:
-    """Return all jobs, in the order in which they are begun."""
-    result = [Job(JUDGES)]
-    for seed in range(budget.seeds):
-        base = f"seed-{seed}"
-        result.append(Job(f"{base}/{LABELS}"))
-        for arm in ARMS:
-            result.append(Job(f"{base}/{arm.name}", (f"{base}/{LABELS}", *(f"{base}/{name}" for name in arm.needs))))
-        result.append(Job(f"{base}/{SCORES}", (JUDGES, *(f"{base}/{arm.name}" for arm in ARMS))))
+    """Return all jobs in the order in which they are begun: row by row, so that tables so far have all seeds."""
+    bases = [f"seed-{seed}" for seed in range(budget.seeds)]
+    result = [Job(JUDGES), *(Job(f"{base}/{LABELS}") for base in bases)]
+    for arm in ARMS:
+        for base in bases:
+            needs = (JUDGES, f"{base}/{LABELS}", *(f"{base}/{name}" for name in arm.needs))
+            result.append(Job(f"{base}/{arm.name}", needs))
     return result
 
 

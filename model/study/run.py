@@ -13,6 +13,7 @@ from rich.console import Console
 
 from l2i_builder.errors import L2IError
 from model.study.plan import DONE, Budget, Job, jobs
+from model.study.score import read_scores
 from model.study.summary import write_summary
 
 LOG = "log.txt"  # in a job's folder: what its process printed
@@ -44,6 +45,8 @@ def run(budget: Budget, out: Path, processes: int, console: Console) -> None:
                     failed.append(name)
                 else:
                     _tell(name, time.monotonic() - began[name], len(left) + len(running), out, console)
+                    if read_scores(out, budget.seeds):
+                        write_summary(budget, out)  # so far
             time.sleep(POLL)
     finally:
         _stop(running)

@@ -1,4 +1,4 @@
-"""What the study measures: the evaluation of all rows of a seed by judges that had no part in any training."""
+"""What the study measures: the evaluation of a row of a seed by judges that had no part in any training."""
 
 from __future__ import annotations
 
@@ -18,11 +18,13 @@ from model.evaluation.reference import Reference
 from model.evaluation.tables import Table
 from model.study import nets
 from model.study.labels import STRONG, WEIGHTS, scenes, truth
-from model.study.plan import ARMS, DONE, IMAGE, JUDGES, LABELS, SCORES, SEGMENTED, Budget
+from model.study.plan import ARMS, DONE, IMAGE, JUDGES, LABELS, SEGMENTED, Arm, Budget
 
 THIRD = "third segmenter"  # independent: other scenes, another architecture, true masks
 MAKER = "segmenter of the training masks"
+FILE = "scores.json"
 _THEN_SEGMENT = "then-segment:"
+Scores = dict[int, dict[str, dict[str, float]]]  # seed -> row -> column -> value
 _FILES = {"segmenter": "segmenter.safetensors", "attributes": "attributes.safetensors"}
 
 
@@ -83,21 +85,23 @@ def judges(folder: Path) -> tuple[nets.MaskMaker, nets.AttributeScorer]:
     return third, nets.AttributeScorer(folder / _FILES["attributes"])
 
 
-def score(budget: Budget, out: Path, seed: int) -> None:
-    """Measure all rows of a seed; write ``scores.json``: row -> column -> value.
+def score(budget: Budget, out: Path, seed: int, arm: Arm) -> None:
+    """Measure a trained row of a seed; write ``scores.json`` into its folder: row -> column -> value.
 
     Images are generated once. They are judged by the third segmenter, and once more by the weak one that made the
-    training masks, as the paper judges by ICON.
+    training masks, as the paper judges by ICON. With the image-only row goes the one that segments its pictures.
     """
     base = out / f"seed-{seed}"
+    folder = base / arm.name
     third, attributes = judges(out / JUDGES)
     weak = nets.MaskMaker(nets.WeakSegmenter(), base / LABELS / WEIGHTS)
     sampling = load_model_config("study").diffusion
-    models = {arm.title: str(base / arm.name / "pipeline") for arm in ARMS}
-    models[SEGMENTED] = f"{_THEN_SEGMENT}{base / IMAGE / 'pipeline'}"
+    models = {arm.title: str(folder / "pipeline")}
+    if arm.name == IMAGE:
+        models[SEGMENTED] = f"{_THEN_SEGMENT}{folder / 'pipeline'}"
     references = [Reference("LL2I-E", str(base / LABELS / "ll2i-e"), budget.samples)]
     references.append(Reference("LA", str(base / LABELS / "la"), budget.samples))
-    plan = Plan(models, references, str(base / SCORES), sampling.sample_steps, sampling.guidance, seed, batch=64)
+    plan = Plan(models, references, str(folder / "evaluation"), sampling.sample_steps, sampling.guidance, seed, 64)
 
     def load(source: str, plan: Plan) -> Generator:
         if source.startswith(_THEN_SEGMENT):
@@ -105,27 +109,23 @@ def score(budget: Budget, out: Path, seed: int) -> None:
             return GenerateThenSegment(inner, weak, weak.digest)
         return make_generator(source, plan.steps, plan.guidance)
 
-    tables = evaluate(plan, Judges(segmenter=weak, segmenter_name=MAKER), load)
-    whole = Judges(
-        extractor=Features(attributes),
-        scorer=Right(attributes),
-        segmenter=third,
-        segmenter_name=THIRD,
-    )
-    values = _values(tables)
-    for row, cells in _values(evaluate(plan, whole, load)).items():
-        values.setdefault(row, {}).update(cells)
-    storage.write_bytes(str(base / SCORES / "scores.json"), pretty(values))
+    whole = Judges(Features(attributes), Right(attributes), third, THIRD)
+    values: dict[str, dict[str, float]] = {}
+    for each in (Judges(segmenter=weak, segmenter_name=MAKER), whole):
+        for row, cells in _values(evaluate(plan, each, load)).items():
+            values.setdefault(row, {}).update(cells)
+    storage.write_bytes(str(folder / FILE), pretty(values))
 
 
-def read_scores(out: Path, seeds: int) -> dict[int, dict[str, dict[str, float]]]:
-    """Return seed -> row -> column -> value of the seeds that are measured."""
-    folders = {seed: out / f"seed-{seed}" / SCORES for seed in range(seeds)}
-    return {
-        seed: json.loads((folder / "scores.json").read_text())
-        for seed, folder in folders.items()
-        if (folder / DONE).is_file()
-    }
+def read_scores(out: Path, seeds: int) -> Scores:
+    """Return what is measured so far, of jobs that are done."""
+    found: Scores = {}
+    for seed in range(seeds):
+        for arm in ARMS:
+            folder = out / f"seed-{seed}" / arm.name
+            if (folder / DONE).is_file():
+                found.setdefault(seed, {}).update(json.loads((folder / FILE).read_text()))
+    return found
 
 
 def _values(tables: list[Table]) -> dict[str, dict[str, float]]:

@@ -13,7 +13,7 @@ import numpy as np
 from l2i_builder import storage
 from model.evaluation.tables import Cell, Column, Result, Table, to_html, to_json
 from model.study.plan import ARMS, DONE, FILTERING, JUDGES, LABELS, SEGMENTED, Budget, jobs
-from model.study.score import MAKER, THIRD, read_scores
+from model.study.score import MAKER, THIRD, Scores, read_scores
 
 FD_TEST, FD_LA, RIGHT = "FD (attribute features), LL2I-E", "FD (attribute features), LA", "attributes right"
 IOU, IOU_MAKER = f"IoU, {THIRD}", f"IoU, {MAKER}"
@@ -38,7 +38,6 @@ PAIRS = (  # (row, other row, column): what the paper says about them is in docs
     ("cat2i", "image-only", RIGHT),
     ("cat2i", SEGMENTED, IOU),
 )
-Scores = dict[int, dict[str, dict[str, float]]]  # seed -> row -> column -> value
 
 
 def student_interval(values: Sequence[float]) -> tuple[float, float | None, float | None]:

@@ -11,7 +11,7 @@ from rich.console import Console
 from l2i_builder import storage
 from l2i_builder.output.manifest import pretty
 from model.study.labels import make_labels
-from model.study.plan import ARMS, DONE, JUDGES, LABELS, SCORES, Arm, arm_config, read_budget
+from model.study.plan import ARMS, DONE, JUDGES, LABELS, Arm, arm_config, read_budget
 from model.study.score import make_judges, score
 from model.train_autoencoder import train_autoencoder
 from model.train_diffusion import train_diffusion
@@ -30,10 +30,10 @@ def work(out: Path, name: str, console: Console) -> None:
         seed, kind = int(folder.parent.name.removeprefix("seed-")), folder.name
         if kind == LABELS:
             make_labels(budget, seed, folder)
-        elif kind == SCORES:
-            score(budget, out, seed)
         else:
-            _train(next(arm for arm in ARMS if arm.name == kind), out, seed, console)
+            arm = next(arm for arm in ARMS if arm.name == kind)
+            _train(arm, out, seed, console)
+            score(budget, out, seed, arm)
     used = resource.getrusage(resource.RUSAGE_SELF)
     seconds = used.ru_utime + used.ru_stime
     storage.write_bytes(str(folder / DONE), pretty({"cpu_seconds": round(seconds, 1)}))

@@ -11,7 +11,7 @@ def test_a_job_never_begins_before_what_it_needs():
     for job in jobs(Budget(seeds=3)):
         assert begun.issuperset(job.needs)
         begun.add(job.name)
-    assert len(begun) == 1 + 3 * (len(ARMS) + 2)
+    assert len(begun) == 1 + 3 * (len(ARMS) + 1)
 
 
 def test_a_folder_keeps_its_budget(tmp_path):
