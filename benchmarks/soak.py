@@ -131,7 +131,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="l2i-soak-") as folder:
         urls = [f"http://{HOST}/{number}.jpg" for number in range(args.images)]
         table = pa.table({"URL": urls, "TEXT": urls, "punsafe": [0.0] * args.images})
-        pq.write_table(table, f"{folder}/metadata.parquet")
+        pq.write_table(table, f"{folder}/metadata.parquet", row_group_size=10_000)
         overrides = ["image.size=64", "image.min_size=32", "ingest.rows_per_shard=2000", "fetch.dedup=false"]
         overrides += ["cluster.cpus=2", f"fetch.connect_to={{{HOST}: '127.0.0.1:{port}'}}", "fetch.per_host=64"]
         config = load_config(None, overrides, metadata=f"{folder}/metadata.parquet", out=f"{folder}/out")

@@ -71,9 +71,14 @@ class Desk:
         self.page.wait_for_timeout(100)
         self.settle()
 
+    def sent(self) -> None:
+        """Wait until all that was said is stored and the page has heard so."""
+        self.page.wait_for_function("Object.keys(localStorage).every(key => !key.startsWith('l2i-review-op:'))")
+
     def said(self, wanted: int) -> list[tuple[str, str, str, list[str]]]:
         """Wait until the reviewer has so many standing judgements; return them in order."""
         for _ in range(200):
+            self.sent()
             rows = [row for row in current(self.served.store.table()).to_pylist() if row["reviewer"] == self.name]
             if len(rows) == wanted:
                 break

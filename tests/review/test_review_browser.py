@@ -320,6 +320,7 @@ def test_a_sample_that_cannot_be_read_can_be_skipped(chromium, copied, tmp_path)
         failed = desk.page.get_attribute("html", "data-failed")
         desk.press("s")
         desk.page.wait_for_selector(f"html:not([data-failed='{failed}'])", state="attached")
+        desk.sent()
         assert served.store.table()["skipped"].to_pylist() == [True]
         desk.complaints.clear()  # the browser reports each failed request
         desk.close()
