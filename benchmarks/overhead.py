@@ -1,0 +1,144 @@
+"""What the pipeline costs around the stages: CPU time of a whole run against the stages in a plain loop.
+
+    python -m benchmarks.overhead --models real --images 140
+    python -m benchmarks.overhead --models light --images 2000
+
+The run: ``l2i build``'s driver on a local Ray, fetching from loopback, writing shards. The plain loop: one process for
+each CPU, each fetching, decoding and running the stages over its part of the same rows, and nothing else: no
+driver, no object store, no decoder children, no ledger, no shards. Loops and actors have loaded their models
+before counting begins, and each is as busy as the machine has CPUs, since two busy cores are slower than one.
+Both must make the same members, byte for byte.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import multiprocessing
+import tempfile
+import time
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.driving import Digests, digest, light_parts, light_stages, run_on_ray, stored_pictures
+from benchmarks.photographs import SAMPLE, PhotographWeb
+from l2i_builder.config import Config
+from l2i_builder.configfile import load_config
+from l2i_builder.decode.decoder import DecodeRefusal, decode
+from l2i_builder.fetch.fetcher import Fetcher
+from l2i_builder.ingest import planning
+from l2i_builder.ingest.planning import read_rows
+from l2i_builder.run.cluster import Parts
+from l2i_builder.run.resources import ORDER
+from l2i_builder.sample import Batch, Row
+from l2i_builder.stages import make_stages, run_stages
+
+
+def plain_loop(pipe: Connection, config: Config, light: bool, part: int, parts: int) -> None:
+    """Load, say so, wait for the word; run every ``parts``-th batch; send (CPU seconds, Digests)."""
+    stages = light_stages(config, ORDER) if light else make_stages(ORDER, config)
+    rows = [row for shard in planning.plan(config).shards for row in read_rows(shard, config)]
+    step = config.cluster.batch_rows
+    batches = [rows[start : start + step] for start in range(0, len(rows), step)][part::parts]
+    pipe.send("loaded")
+    pipe.recv()
+
+    async def work() -> Digests:
+        made: Digests = {}
+        async with Fetcher(config.fetch) as web:
+            for part in batches:
+                batch = run_stages(stages, await _decoded(web, part, config))
+                made |= {key: digest(members) for key, members in batch.triplets.items()}
+        return made
+
+    start = time.process_time()
+    made = asyncio.run(work())
+    pipe.send((time.process_time() - start, made))
+
+
+async def _decoded(web: Fetcher, rows: list[Row], config: Config) -> Batch:
+    bodies = await asyncio.gather(*(web.fetch(row.url) for row in rows))
+    live, images = [], []
+    for slot, (row, body) in enumerate(zip(rows, bodies, strict=True)):
+        row.status, row.bytes, row.sha256 = body.status, body.size, body.sha256
+        try:
+            images.append(decode(body.data, config.image).image)
+            live.append(slot)
+        except DecodeRefusal as problem:
+            row.refuse(problem.reason, "decode", problem.detail)
+    side = config.image.size
+    image = np.stack(images) if images else np.empty((0, side, side, 3), np.uint8)
+    return Batch(rows, np.array(live, np.int64), shard_rows=len(rows), image=image)
+
+
+def in_loops(config: Config, light: bool, count: int) -> tuple[float, float, Digests]:
+    """Run the plain loop in ``count`` processes at once. Returns CPU seconds, wall seconds, and what was made."""
+    context = multiprocessing.get_context("spawn")
+    ends = []
+    for part in range(count):
+        here, there = context.Pipe()
+        context.Process(target=plain_loop, args=(there, config, light, part, count), daemon=True).start()
+        ends.append(here)
+    for end in ends:
+        end.recv()
+    start = time.perf_counter()
+    for end in ends:
+        end.send("go")
+    found = [end.recv() for end in ends]
+    return (
+        sum(cpu for cpu, _ in found),
+        time.perf_counter() - start,
+        {k: v for _, made in found for k, v in made.items()},
+    )
+
+
+def measure(images: int, light: bool, folder: Path, cpus: int, overrides: list[str]) -> dict[str, float]:
+    """Run both over ``images`` photographs. Raises SystemExit where they made different samples."""
+    with PhotographWeb(folder) as web, tempfile.TemporaryDirectory(prefix="l2i-overhead-") as scratch:
+        settings = [*web.settings, f"cluster.cpus={cpus}", "cluster.batch_rows=8", "previews.kept_per_shard=0"]
+        settings += ["previews.rejected_per_shard=0", "ingest.audit_rate=0", "ingest.rows_per_shard=500", *overrides]
+        metadata = web.write_metadata(Path(scratch, "metadata.parquet"), images)
+        config = load_config(None, settings, metadata=str(metadata), out=str(Path(scratch, "out")))
+        spent, layout = run_on_ray(config, light_parts(config) if light else Parts.of(config))
+        loop_cpu, loop_wall, made = in_loops(config, light, layout.groups[0].actors)
+        stored = stored_pictures(Path(scratch, "out"))
+    if stored != made:
+        raise SystemExit(f"The run kept {len(stored)} samples, the loop {len(made)}; they are not the same.")
+    return {
+        "images": images,
+        "kept": len(stored),
+        "run_cpu": spent.cpu,
+        "run_wall": spent.wall,
+        "starting_cpu": spent.starting,
+        "loop_cpu": loop_cpu,
+        "loop_wall": loop_wall,
+        "ratio_cpu": spent.cpu / loop_cpu,
+        "ratio_wall": spent.wall / loop_wall,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", choices=["real", "light"], default="light")
+    parser.add_argument("--images", type=int, default=2000)
+    parser.add_argument("--folder", type=Path, default=SAMPLE, help="photographs (default: the sample's)")
+    parser.add_argument("--cpus", type=int, default=2)
+    parser.add_argument("--set", action="append", default=[], dest="overrides", metavar="KEY=VALUE")
+    parser.add_argument("--json", type=Path)
+    args = parser.parse_args()
+    found = measure(args.images, args.models == "light", args.folder, args.cpus, args.overrides)
+    each = {name: found[name] / args.images * 1e3 for name in ("run_cpu", "loop_cpu", "run_wall", "loop_wall")}
+    print(f"{args.images} photographs, {args.models} models, {found['kept']:.0f} kept, the same bytes")
+    print(f"  run   {each['run_cpu']:9.1f} ms CPU {each['run_wall']:9.1f} ms wall an image")
+    print(f"  loop  {each['loop_cpu']:9.1f} ms CPU {each['loop_wall']:9.1f} ms wall an image")
+    print(f"  ratio {found['ratio_cpu']:9.3f}        {found['ratio_wall']:9.3f}")
+    print(f"  and {found['starting_cpu']:.1f} CPU-seconds once, to start Ray and load {args.cpus} times the models")
+    if args.json:
+        args.json.write_text(json.dumps(found, indent=1))
+
+
+if __name__ == "__main__":
+    main()
