@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 TEST_WEIGHTS := u2net u2netp efficientnet_lite0 minilm minilm-tokenizer
 RUN_PYTHON := NO_ALBUMENTATIONS_UPDATE=1 $(BIN)/python
 
-.PHONY: help build-shards review train-filters train-demo train-study evaluate test test-fast test-faults fuzz audit docs docs-serve lint format coverage \
+.PHONY: help build-shards review train-filters train-demo train-study evaluate test test-fast test-faults bench fuzz audit docs docs-serve lint format coverage \
 	setup setup-dev lock clean
 
 help: ## list the targets
@@ -25,6 +25,10 @@ test-fast: $(VENV)/.dev ## run the tests that take seconds
 
 test-faults: $(VENV)/.dev ## disturb runs on a two-node Ray cluster and compare bytes; ROUNDS= SEED=
 	@$(RUN_PYTHON) tests/faults/matrix.py --rounds $(or $(ROUNDS),50) --seed $(or $(SEED),0)
+
+bench: $(VENV)/.dev ## measure speed against limits and peers, one after another (leave the machine alone); ARGS='--only NAME'
+	@[ -e runs/sample/index.json ] || $(MAKE) build-shards
+	@$(RUN_PYTHON) -m benchmarks --out $(or $(OUT),runs/bench) $(ARGS)
 
 audit: $(VENV)/.dev ## look the locked packages up among known vulnerabilities (needs pypi.org)
 	@if $(BIN)/python -c "import urllib.request as u; u.urlopen('https://pypi.org/pypi/pip/25.0/json', timeout=20)" 2>/dev/null; \

@@ -7,6 +7,7 @@ import hashlib
 import os
 import sys
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -31,27 +32,45 @@ from toy import Silent, ToyJudge, toy_stages
 Digests = dict[str, str]  # key -> SHA-256 over a sample's pictures
 
 
+# how a command line begins -> what the process is
+KINDS = {
+    "ray::SourceWorker": "fetch actors",
+    "ray::StageWorker": "model actors",
+    "ray::": "commit tasks, idle workers",
+    "decoder": "decoder children",
+    "driver": "driver",
+    "": "Ray's own processes",
+}
+
+
 @dataclass(frozen=True)
 class Spent:
     """What a run took once its actors had loaded. wall, cpu: seconds, of the driver and all its descendants;
-    starting: CPU seconds until then."""
+    by_kind: the CPU seconds by kind of process; starting: CPU seconds until then."""
 
     rows: int
     kept: int
     wall: float
-    cpu: float
+    by_kind: dict[str, float]
     starting: float
 
+    @property
+    def cpu(self) -> float:
+        return sum(self.by_kind.values())
 
-def tree_cpu() -> float:
-    """CPU seconds so far of this process, its descendants, and those of theirs that have ended."""
-    total = 0.0
+
+def tree_cpu() -> Counter[str]:
+    """CPU seconds so far of this process and its descendants, with those of theirs that have ended, by kind."""
+    total: Counter[str] = Counter()
     me = psutil.Process()
     for process in [me, *me.children(recursive=True)]:
         try:
-            total += sum(process.cpu_times()[:4])  # user, system, and both of children that were waited for
+            spent = sum(process.cpu_times()[:4])  # user, system, and both of children that were waited for
+            title = "decoder" if "decode.child" in (line := " ".join(process.cmdline())) else line
         except psutil.Error:
             continue
+        title = "driver" if process.pid == me.pid else title
+        total[next(kind for prefix, kind in KINDS.items() if title.startswith(prefix))] += spent
     return total
 
 
@@ -70,13 +89,14 @@ def run_on_ray(config: Config, parts: Parts) -> tuple[Spent, Layout]:
         while any(pool.starting for pool in driver.state().pools):  # noqa: ASYNC110 (nothing to wait for)
             await asyncio.sleep(0.05)
         loaded, start = tree_cpu(), time.perf_counter()
-        ends: list[float] = []
+        ends: list[Any] = []
         driver.observer.closed = lambda: ends.extend((time.perf_counter(), tree_cpu()))  # type: ignore[method-assign]
         outcome = await driver.run(shards)
         rows = sum(shard.rows for shard in shards)
         if outcome.failed or progress.done != rows:
             raise SystemExit(f"{progress.done} of {rows} rows came through; failed shards: {outcome.failed}")
-        return Spent(rows, progress.kept, ends[0] - start, ends[1] - loaded, loaded - before)
+        by_kind = {kind: ends[1][kind] - loaded[kind] for kind in KINDS.values()}
+        return Spent(rows, progress.kept, ends[0] - start, by_kind, (loaded - before).total())
 
     try:
         return asyncio.run(drive()), layout

@@ -20,6 +20,7 @@ import tempfile
 import time
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -95,7 +96,7 @@ def in_loops(config: Config, light: bool, count: int) -> tuple[float, float, Dig
     )
 
 
-def measure(images: int, light: bool, folder: Path, cpus: int, overrides: list[str]) -> dict[str, float]:
+def measure(images: int, light: bool, folder: Path, cpus: int, overrides: list[str]) -> dict[str, Any]:
     """Run both over ``images`` photographs. Raises SystemExit where they made different samples."""
     with PhotographWeb(folder) as web, tempfile.TemporaryDirectory(prefix="l2i-overhead-") as scratch:
         settings = [*web.settings, f"cluster.cpus={cpus}", "cluster.batch_rows=8", "previews.kept_per_shard=0"]
@@ -111,6 +112,7 @@ def measure(images: int, light: bool, folder: Path, cpus: int, overrides: list[s
         "images": images,
         "kept": len(stored),
         "run_cpu": spent.cpu,
+        "run_cpu_by_kind": spent.by_kind,
         "run_wall": spent.wall,
         "starting_cpu": spent.starting,
         "loop_cpu": loop_cpu,
@@ -131,10 +133,12 @@ def main() -> None:
     args = parser.parse_args()
     found = measure(args.images, args.models == "light", args.folder, args.cpus, args.overrides)
     each = {name: found[name] / args.images * 1e3 for name in ("run_cpu", "loop_cpu", "run_wall", "loop_wall")}
-    print(f"{args.images} photographs, {args.models} models, {found['kept']:.0f} kept, the same bytes")
+    print(f"{args.images} photographs, {args.models} models, {found['kept']} kept, the same bytes")
     print(f"  run   {each['run_cpu']:9.1f} ms CPU {each['run_wall']:9.1f} ms wall an image")
     print(f"  loop  {each['loop_cpu']:9.1f} ms CPU {each['loop_wall']:9.1f} ms wall an image")
     print(f"  ratio {found['ratio_cpu']:9.3f}        {found['ratio_wall']:9.3f}")
+    for kind, seconds in found["run_cpu_by_kind"].items():
+        print(f"    {kind:28} {seconds / args.images * 1e3:9.2f} ms CPU an image")
     print(f"  and {found['starting_cpu']:.1f} CPU-seconds once, to start Ray and load {args.cpus} times the models")
     if args.json:
         args.json.write_text(json.dumps(found, indent=1))
