@@ -13,6 +13,9 @@ import numpy as np
 
 from l2i_builder.config import Inpaint
 
+# Backends without weights whose results changed: what they compute now. Two of these never share an output folder.
+ALGORITHMS = {"patchmatch": "patchmatch of the hole's neighbourhood"}
+
 
 class Inpainter(Protocol):
     """Callable: images uint8 [N, H, W, 3], holes bool [N, H, W] -> uint8 [N, H, W, 3].

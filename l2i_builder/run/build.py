@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import signal
 import threading
 from dataclasses import dataclass, field
@@ -112,10 +113,12 @@ def claim(config: Config, plan: InputPlan) -> manifest.RunManifest:
 
 
 def weight_digests(config: Config) -> dict[str, str]:
-    """Return the SHA-256 of everything learned that the run uses, fetching what this machine lacks.
+    """Return the SHA-256 of everything learned that the run uses, fetching what this machine lacks; where nothing is
+    learned, of the name of the algorithm, if its results ever changed.
 
     Raises WeightsError on a digest that differs, before anything else is downloaded.
     """
+    from l2i_builder.inpaint.inpainter import ALGORITHMS
     from l2i_builder.judge.judges import load_head
     from l2i_builder.safety.blocklists import Blocklists
     from l2i_builder.weights.registry import file_sha256, resolve
@@ -130,6 +133,8 @@ def weight_digests(config: Config) -> dict[str, str]:
         if section.backend not in WITHOUT_WEIGHTS:
             path = resolve(section.weights or section.backend, section.sha256)
             digests[f"{stage}: {section.weights or section.backend}"] = file_sha256(path)
+        elif section.backend in ALGORITHMS:
+            digests[f"{stage}: {section.backend}"] = hashlib.sha256(ALGORITHMS[section.backend].encode()).hexdigest()
     for task, judge in (("mask", config.judge.mask), ("inpainting", config.judge.inpainting)):
         if judge.enabled:
             head = load_head(judge.head, task)
