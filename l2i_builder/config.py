@@ -103,6 +103,10 @@ class Segment(Section):
     resolution: Count = Field(0, description="side the model sees; 0 = the backend's own")
     dtype: Literal["auto", "float32", "bfloat16"] = Field("auto", description="auto: bfloat16 on GPUs that have it")
     batch: Positive = how(8, "images a forward pass")
+    compile: bool = Field(False, description="inspyrenet through torch.compile: minutes at the start, then faster")
+
+    def inert(self) -> set[str]:
+        return set() if self.compile and self.backend == "inspyrenet" else {"compile"}
 
 
 class Further(Section):
@@ -145,6 +149,10 @@ class Judge(Section):
     head: str = Field("", description="path or name of a trained head; empty = the one shipped with the project")
     threshold: float = Field(-1.0, ge=-1, le=1, description="keep at or above; -1 = the head's own, from its card")
     batch: Positive = how(16, "images a forward pass")
+    compile: bool = Field(False, description="the backbone through torch.compile: minutes at the start, then faster")
+
+    def inert(self) -> set[str]:
+        return set() if self.compile else {"compile"}
 
 
 class Judges(Section):

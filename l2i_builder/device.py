@@ -1,13 +1,20 @@
-"""Where torch models run: the device, its threads, and the number format."""
+"""Where torch models run: the device, its threads, the number format, and how pixels get there."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from l2i_builder.errors import ConfigError
 
 if TYPE_CHECKING:
     import torch
+
+PASSES = 4  # forward passes in one call of a model on a GPU
+
+Arrays = tuple[np.ndarray, ...]
 
 
 def torch_device(device: str, threads: int) -> torch.device:
@@ -33,3 +40,77 @@ def autocast(dtype: str, device: torch.device) -> torch.autocast:
 
     wanted = dtype == "bfloat16" or (dtype == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported())
     return torch.autocast(device.type, torch.bfloat16, enabled=wanted)
+
+
+def at_once(batch: int, device: torch.device) -> int:
+    """Return how many images a model wants in one call: on a GPU several forward passes of ``batch``, so that the
+    pixels of the next one are uploaded while one computes."""
+    return batch * PASSES if device.type == "cuda" else batch
+
+
+def prepare(module: Any, device: torch.device, channels_last: bool | None = None) -> Any:
+    """Freeze a network, move it to ``device`` and return it; its convolutions channels-last, by default on GPUs.
+
+    Tensor cores want that layout; it changes the order of sums, and so the last bits.
+    """
+    import torch
+
+    module.eval()
+    for parameter in module.parameters():  # TorchScript has no ``requires_grad_`` of its own
+        parameter.requires_grad_(False)
+    module.to(device)
+    if channels_last or (channels_last is None and device.type == "cuda"):
+        torch.nn.Module.to(module, memory_format=torch.channels_last)  # some networks' own ``to`` knows devices only
+    return module
+
+
+def compiled(function: Callable, wanted: bool) -> Callable:
+    """Return ``function`` of tensors, where ``wanted`` through ``torch.compile``: minutes at the first call."""
+    import torch
+
+    return torch.compile(function) if wanted else function
+
+
+def uploads(chunks: Iterable[Arrays], device: torch.device) -> Iterator[tuple[torch.Tensor, ...]]:
+    """Yield chunks of arrays as tensors on ``device``, in order; on a GPU the next chunk is copied meanwhile.
+
+    The copy goes from pinned memory on a stream of its own, beside the kernels of the chunk that was yielded. On
+    the CPU tensors share their arrays' memory.
+    """
+    import torch
+
+    if device.type != "cuda":
+        for chunk in chunks:
+            yield tuple(torch.from_numpy(array) for array in chunk)
+        return
+    stream = torch.cuda.Stream(device)
+    coming = None
+    for chunk in chunks:
+        following = _copied(chunk, device, stream)
+        if coming is not None:
+            yield _arrived(*coming)
+        coming = following
+    if coming is not None:
+        yield _arrived(*coming)
+
+
+def _copied(
+    chunk: Arrays, device: torch.device, stream: torch.cuda.Stream
+) -> tuple[tuple[torch.Tensor, ...], torch.cuda.Event]:
+    """Begin to copy a chunk on ``stream``; return its tensors and the event after which they hold it."""
+    import torch
+
+    with torch.cuda.stream(stream):
+        tensors = tuple(torch.from_numpy(array).pin_memory().to(device, non_blocking=True) for array in chunk)
+        return tensors, stream.record_event()
+
+
+def _arrived(tensors: tuple[torch.Tensor, ...], done: torch.cuda.Event) -> tuple[torch.Tensor, ...]:
+    """Make the current stream wait for a copy, and its memory live until that stream is through with it."""
+    import torch
+
+    for tensor in tensors:
+        current = torch.cuda.current_stream(tensor.device)
+        current.wait_event(done)
+        tensor.record_stream(current)
+    return tensors

@@ -201,7 +201,7 @@ def judge_batch(
 
     Returns scores float32 [N] (zeros where it failed) and which slots are done (bool [N]), as ``run_model``.
     """
-    features, done = run_model(judge.features, arrays, batch, size, stage.name)
+    features, done = run_model(judge.features, arrays, batch, getattr(judge, "at_once", size), stage.name)
     scores = np.zeros(len(batch), np.float32)
     if done.any():
         scores[done] = judge.score_features(features[done])
@@ -217,10 +217,13 @@ def run_model(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Run ``model`` over pixel slots, ``size`` at a time, so that one sample's failure costs that sample alone.
 
+    A model that works on a GPU says itself how many it wants ``at_once``: it uploads the next while one computes.
+
     Returns its outputs [N, ...] (zeros where it failed) and which slots are done (bool [N]); failed rows get
     ``stage_error``. Where every one of several samples fails alike it is the stage that is broken, not the
     samples: the exception goes on, and the shard is tried again.
     """
+    size = getattr(model, "at_once", size)
     outputs: dict[int, np.ndarray] = {}
     errors: dict[int, Exception] = {}
     for start in range(0, len(batch), size):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from l2i_builder.device import torch_device
+from l2i_builder.device import prepare, torch_device
 from l2i_builder.errors import WeightsError
 from l2i_builder.weights.registry import file_sha256, resolve
 
@@ -56,7 +56,7 @@ def make_backbone(name: str, device: str = "cpu", weights: str = "", sha256: str
     module = timm.create_model(name, pretrained=False, num_classes=0)
     facts = timm.data.resolve_model_data_config(module)
     _load(module, load_state(path), path)
-    module.eval().requires_grad_(False).to(chosen)
+    prepare(module, chosen)
     return Backbone(
         name=name,
         module=module,

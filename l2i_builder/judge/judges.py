@@ -12,16 +12,20 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
 
 from l2i_builder.config import Judge
+from l2i_builder.device import at_once, autocast, compiled, uploads
 from l2i_builder.errors import WeightsError
 from l2i_builder.judge.backbone import Backbone, make_backbone
 from l2i_builder.judge.features import FAMILIES, Maps, Sample
 from l2i_builder.weights.registry import file_sha256
+
+if TYPE_CHECKING:
+    import torch
 
 HEADS = Path(__file__).parent / "heads"
 SHIPPED = {"mask": "mask-v1", "inpainting": "inpainting-v2"}
@@ -124,12 +128,18 @@ def _load_tensors(path: Path, card: dict[str, Any]) -> dict[str, np.ndarray]:
 class Extractor:
     """Makes feature vectors of one family: the views of a sample through a frozen backbone, then the vector.
 
-    On the CPU views go through one at a time, so that a vector does not depend on its batch; on a GPU together,
-    in bfloat16 where it has it.
+    On the CPU views go through one at a time, so that a vector does not depend on its batch; on a GPU ``batch`` of
+    them together, in bfloat16 where it has it.
     """
 
-    def __init__(self, backbone: Backbone, family: str, device: str = "cpu") -> None:
-        self.backbone, self.family, self.device = backbone, FAMILIES[family], device
+    def __init__(
+        self, backbone: Backbone, family: str, device: str = "cpu", batch: int = 16, compile: bool = False
+    ) -> None:
+        import torch
+
+        self.backbone, self.family, self.device = backbone, FAMILIES[family], torch.device(device)
+        self.step = batch if self.device.type == "cuda" else 1  # views a forward pass
+        self._forward = compiled(self._network, compile)
 
     def __call__(self, *arrays: np.ndarray) -> np.ndarray:
         """Return float32 [N, D] of arrays [N, ...] (``judge.features`` says which)."""
@@ -144,25 +154,34 @@ class Extractor:
     def maps(self, views: Sequence[np.ndarray]) -> Iterator[Maps]:
         import torch
 
-        cuda = self.device.startswith("cuda")
-        together = max(len(views), 1) if cuda else 1
-        half = cuda and torch.cuda.is_bf16_supported()
-        for start in range(0, len(views), together):
-            batch = torch.from_numpy(np.stack([self._input(view) for view in views[start : start + together]]))
-            with torch.inference_mode(), torch.autocast("cuda", torch.bfloat16, enabled=half):
-                final, stages = self.backbone.module.forward_intermediates(batch.to(self.device))  # type: ignore[operator]
-                pooled = self.backbone.module.forward_head(final)  # type: ignore[operator]
+        chunks = (
+            (np.stack([self._scaled(view) for view in views[i : i + self.step]]),)
+            for i in range(0, len(views), self.step)
+        )
+        for (pixels,) in uploads(chunks, self.device):
+            with torch.inference_mode(), autocast("auto", self.device):
+                pooled, stages = self._forward(self._input(pixels))
             levels = [stage.float().cpu().numpy() for stage in stages]
             for i, vector in enumerate(pooled.float().cpu().numpy()):
                 yield Maps(vector, tuple(level[i] for level in levels))
 
-    def _input(self, view: np.ndarray) -> np.ndarray:
-        """Return a view as the backbone wants it: the whole of it, no centre crop, since objects reach borders."""
+    def _network(self, x: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """x float32 [N, 3, side, side] -> pooled features [N, C] and those of every stage, fine to coarse."""
+        final, stages = self.backbone.module.forward_intermediates(x)  # type: ignore[operator]
+        return self.backbone.module.forward_head(final), stages  # type: ignore[operator]
+
+    def _scaled(self, view: np.ndarray) -> np.ndarray:
+        """Return a view at the backbone's size: the whole of it, no centre crop, since objects reach borders."""
         side = self.backbone.side
         growing = min(view.shape[:2]) < side
-        scaled = cv2.resize(view, (side, side), interpolation=cv2.INTER_CUBIC if growing else cv2.INTER_AREA)
-        mean, std = (np.asarray(x, np.float32) for x in (self.backbone.mean, self.backbone.std))
-        return np.ascontiguousarray(((scaled.astype(np.float32) / 255 - mean) / std).transpose(2, 0, 1))
+        return cv2.resize(view, (side, side), interpolation=cv2.INTER_CUBIC if growing else cv2.INTER_AREA)
+
+    def _input(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Return pixels [N, side, side, 3] in 0..255 as the backbone wants them, float32 [N, 3, side, side]."""
+        x = pixels.permute(0, 3, 1, 2).float()
+        mean, std = (x.new_tensor(values)[:, None, None] for values in (self.backbone.mean, self.backbone.std))
+        x = (x / 255 - mean) / std
+        return x if self.device.type == "cuda" else x.contiguous()  # there channels last, as they come
 
 
 class _Scorer:
@@ -181,7 +200,8 @@ class _Scorer:
                 f"are {backbone.digest[:12]}…: scores would mean nothing. Pull those weights, or train the head again"
             )
         cv2.setNumThreads(threads)
-        self._extract = Extractor(backbone, card["features"], device)
+        self._extract = Extractor(backbone, card["features"], device, config.batch, config.compile)
+        self.at_once = at_once(config.batch, self._extract.device)
         self.version: str = card["name"]
         self.digest = self.head.digest
         self.threshold = config.threshold if config.threshold >= 0 else float(card["threshold"])

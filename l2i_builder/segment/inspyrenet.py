@@ -9,16 +9,19 @@ from __future__ import annotations
 
 import os
 import warnings
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from l2i_builder.config import Segment
-from l2i_builder.device import autocast, torch_device
+from l2i_builder.device import at_once, autocast, compiled, prepare, torch_device, uploads
 from l2i_builder.errors import ConfigError, WeightsError
 from l2i_builder.judge.backbone import load_state
 from l2i_builder.segment.segmenter import MIN_SPAN
 from l2i_builder.weights.registry import file_sha256, resolve
+
+if TYPE_CHECKING:
+    import torch
 
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _SIDES = {"inspyrenet-fast": 384}
@@ -39,35 +42,38 @@ class InspyrenetSegmenter:
             raise ConfigError(f"segment.resolution must be a multiple of {_GRID} for inspyrenet, got {side}")
         path = resolve(name, config.sha256)
         self.digest = file_sha256(path)
-        self._side, self._batch, self._dtype = side, config.batch, config.dtype
+        self._side, self._dtype = side, config.dtype
         self._device = torch_device(device, threads)
+        self.step = config.batch if self._device.type == "cuda" else 1  # images a forward pass
+        self.at_once = at_once(config.batch, self._device)
         self._model = _network(side)
         try:
             self._model.load_state_dict(load_state(path), strict=True)
         except RuntimeError as error:
             raise WeightsError(f"{path} is not an InSPyReNet (Swin-B) checkpoint: {str(error)[:200]}") from error
-        self._model.eval().requires_grad_(False)
-        self._model.to(self._device)
+        prepare(self._model, self._device, channels_last=False)  # its attention takes views that need the other layout
+        self._forward = compiled(self._model.forward_inspyre, config.compile)
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
         """images uint8 [N, H, W, 3] -> masks uint8 [N, H, W]. On the CPU image by image, else in batches."""
         import torch
 
-        step = self._batch if self._device.type == "cuda" else 1
+        chunks = ((images[i : i + self.step],) for i in range(0, len(images), self.step))
         with torch.inference_mode():
-            masks = [self._masks(images[i : i + step]) for i in range(0, len(images), step)]
+            masks = [self._masks(pixels) for (pixels,) in uploads(chunks, self._device)]
         return np.concatenate(masks) if masks else np.empty(images.shape[:3], np.uint8)
 
-    def _masks(self, images: np.ndarray) -> np.ndarray:
+    def _masks(self, pixels: torch.Tensor) -> np.ndarray:
+        """pixels uint8 [N, H, W, 3] on the device -> masks uint8 [N, H, W]."""
         import torch
         from torch.nn.functional import interpolate
 
-        size = images.shape[1:3]
-        x = torch.from_numpy(images).to(self._device).permute(0, 3, 1, 2).float()  # (N, 3, H, W), 0..255
+        size = pixels.shape[1:3]
+        x = pixels.permute(0, 3, 1, 2).float()  # (N, 3, H, W), 0..255
         x = interpolate(x, (self._side, self._side), mode="bilinear", antialias=True)
         mean, std = (x.new_tensor(values)[:, None, None] for values in (_MEAN, _STD))
         with autocast(self._dtype, self._device):
-            logits = self._model.forward_inspyre((x / 255 - mean) / std)["saliency"][-1]
+            logits = self._forward((x / 255 - mean) / std)["saliency"][-1]
         saliency = torch.sigmoid(logits.float())  # (N, 1, side, side)
         low, high = saliency.amin((2, 3), keepdim=True), saliency.amax((2, 3), keepdim=True)
         stretched = torch.where(high - low >= MIN_SPAN, (saliency - low) / (high - low + 1e-8), saliency)

@@ -12,9 +12,10 @@ import pytest
 
 from l2i_builder.config import Inpaint
 from l2i_builder.errors import ConfigError, WeightsError
+from l2i_builder.inpaint import detail
 from l2i_builder.inpaint.detail import add_detail
 from l2i_builder.inpaint.inpainter import Inpainter, make_inpainter
-from l2i_builder.inpaint.patchmatch import even_seam
+from l2i_builder.inpaint.patchmatch import even_seam, neighbourhood
 from l2i_builder.weights.registry import file_sha256
 
 
@@ -51,6 +52,33 @@ def lama_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("lama") / "big-lama.pt"
     with pytest.warns(FutureWarning):
         torch.jit.script(MeanFill()).save(str(path))
+    return path
+
+
+@pytest.fixture(scope="module")
+def convolving_lama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A TorchScript module with LaMa's interface and its kinds of layers: convolutions, and a Fourier one."""
+    import torch
+
+    class Network(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first = torch.nn.Conv2d(4, 16, 3, padding=1)
+            self.spectral = torch.nn.Conv2d(32, 32, 1)
+            self.last = torch.nn.Conv2d(16, 3, 3, padding=1)
+
+        def forward(self, image: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+            x = torch.relu(self.first(torch.cat([image * (1 - mask), mask], 1)))
+            waves = torch.fft.rfftn(x, dim=[2, 3], norm="ortho")
+            both = self.spectral(torch.cat([waves.real, waves.imag], 1))
+            waves = torch.complex(both[:, :16], both[:, 16:])
+            x = x + torch.fft.irfftn(waves, s=[x.shape[2], x.shape[3]], dim=[2, 3], norm="ortho")
+            return torch.sigmoid(4 * self.last(x))
+
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("convolving") / "big-lama.pt"
+    with pytest.warns(FutureWarning):
+        torch.jit.script(Network()).save(str(path))
     return path
 
 
@@ -159,7 +187,56 @@ def gradient(image: np.ndarray) -> np.ndarray:
     return np.hypot(cv2.Sobel(grey, cv2.CV_32F, 1, 0), cv2.Sobel(grey, cv2.CV_32F, 0, 1))
 
 
+class TestTheNeighbourhood:
+    def make_hole(self, height: int, width: int, top: int, left: int, bottom: int, right: int) -> np.ndarray:
+        hole = np.zeros((height, width), bool)
+        hole[top:bottom, left:right] = True
+        return hole
+
+    @pytest.mark.parametrize(
+        ("box", "near"),
+        [
+            ((200, 240, 300, 280), np.s_[136:364, 176:344]),  # an eighth of the image around a small hole
+            ((100, 100, 300, 140), np.s_[0:400, 0:240]),  # half of its longer side around a long one
+            ((0, 400, 8, 512), np.s_[0:72, 336:512]),  # no further than the image
+            ((201, 241, 299, 279), np.s_[136:364, 176:344]),  # out to the grid
+        ],
+    )
+    def test_is_the_holes_box_and_a_margin(self, box: tuple[int, ...], near: tuple[slice, slice]) -> None:
+        assert neighbourhood(self.make_hole(512, 512, *box), grid=4) == near
+
+    @pytest.mark.parametrize("known", [np.s_[:1, :1], np.s_[7], np.s_[:, 95:], np.s_[63:, 50]])
+    def test_holds_something_known_wherever_it_is(self, known: Any) -> None:
+        hole = np.ones((64, 96), bool)
+        hole[known] = False
+        assert not hole[neighbourhood(hole)].all()
+
+    def test_nothing_beyond_it_changes_a_fill(self) -> None:
+        inpainter = make_inpainter(Inpaint())
+        image, hole = texture(1, 400, 800), self.make_hole(400, 800, 160, 160, 240, 240)
+        inside = np.zeros(hole.shape, bool)
+        inside[neighbourhood(hole, 4)] = True
+        assert not inside[:, 400:].any()
+        other = np.where(inside[..., None], image, 255 - image)
+        (filled,), (again,) = inpainter(image[None], hole[None]), inpainter(other[None], hole[None])
+        np.testing.assert_array_equal(filled[inside], again[inside])
+        np.testing.assert_array_equal(again[~hole], other[~hole])
+
+    def test_a_hole_in_one_corner_may_be_cut_from_an_image_of_odd_size(self) -> None:
+        image, hole = texture(0, 401, 600), self.make_hole(401, 600, 390, 590, 401, 600)
+        (filled,) = make_inpainter(Inpaint())(image[None], hole[None])
+        np.testing.assert_array_equal(filled[~hole], image[~hole])
+        assert np.abs(filled[hole].mean(axis=0) - image[hole].mean(axis=0)).max() < 60
+
+
 class TestDetail:
+    def test_the_nearest_patch_is_exactly_the_nearest(self) -> None:
+        rng = np.random.default_rng(0)
+        targets, sources = (rng.integers(0, 256, (count, 147)).astype(np.int16) for count in (300, 70))
+        targets[:3], sources[:3], sources[60:] = 255, 0, sources[:10]  # extremes, and equals: the first one counts
+        distances = ((targets[:, None].astype(np.int64) - sources) ** 2).sum(axis=2)
+        np.testing.assert_array_equal(detail._nearest(targets, sources), distances.argmin(axis=1))
+
     def halves(self, image: np.ndarray, hole: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         height, width = hole.shape
         small = cv2.resize(image, (width // 2, height // 2), interpolation=cv2.INTER_AREA)
@@ -231,8 +308,17 @@ class TestLama:
         inpainter = lama(lama_weights)
         images, holes = np.stack([texture(seed) for seed in range(3)]), np.stack([disc(radius=r) for r in (5, 9, 14)])
         alone = inpainter(images, holes)  # the CPU goes image by image
-        batched = inpainter._run(images, holes)  # as a GPU does
-        np.testing.assert_array_equal(np.where(holes[..., None], batched, images), alone)
+        for inpainter.step in (2, 3):  # as a GPU does, the last batch short or full
+            np.testing.assert_array_equal(inpainter(images, holes), alone)
+
+    def test_channels_last_equals_contiguous(self, convolving_lama: Path) -> None:
+        from l2i_builder.device import prepare
+
+        inpainter, image, hole = lama(convolving_lama), texture(2)[None], disc()[None]
+        plain = inpainter(image, hole)
+        prepare(inpainter._model, inpainter._device, channels_last=True)
+        assert plain[hole].std() > 10
+        np.testing.assert_allclose(inpainter(image, hole).astype(int), plain, atol=1)
 
     def test_torchscript_without_a_pin_is_not_loaded(self, lama_weights: Path) -> None:
         with pytest.raises(WeightsError, match="can run code when loaded"):

@@ -208,3 +208,32 @@ def test_a_backbone_sees_the_whole_view_whatever_its_shape(heads: Path) -> None:
     assert len(maps) == 2
     assert maps[0].pooled.shape == maps[1].pooled.shape == (backbone.dim,)
     assert backbone.digest == file_sha256(heads / "backbone-0.safetensors")
+
+
+class TestFormsForGpus:
+    """What a GPU does, on the CPU: it changes the order of sums, and so at most the last digits of a score."""
+
+    @pytest.mark.parametrize(("task", "family"), [("mask", "mask-standing"), ("inpainting", "inpainting-rich")])
+    @pytest.mark.parametrize("form", ["batched", "channels last", "compiled"])
+    def test_score_the_same(self, heads: Path, task: str, family: str, form: str) -> None:
+        import torch
+
+        from l2i_builder.device import prepare
+
+        make, config = TASKS[task], Judge(head=str(heads / f"{task}-{family}.json"))
+        arrays = arrays_for(task, 5)
+        expected, judge = make(config).score(*arrays), make(config)
+        extract = judge._extract
+        if form == "batched":
+            extract.step = 3
+        elif form == "channels last":
+            prepare(extract.backbone.module, extract.device, channels_last=True)
+        else:  # traced as torch.compile does, with what was traced run as it is: no compiler is needed
+            extract._forward = torch.compile(extract._network, backend="eager")
+        np.testing.assert_allclose(judge.score(*arrays), expected, atol=1e-4)
+
+    def test_compiling_is_part_of_what_is_built_only_where_it_is_done(self) -> None:
+        from l2i_builder.output.manifest import identity
+
+        assert "compile" not in identity(Judge())
+        assert identity(Judge(compile=True))["compile"] is True

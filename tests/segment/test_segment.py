@@ -185,11 +185,20 @@ class TestInspyrenet:
     def images(self) -> np.ndarray:
         return np.stack([photo(seed, 128) for seed in range(3)])
 
-    def test_batched_equals_one_by_one(self, segmenter: Any, images: np.ndarray) -> None:
+    def test_batched_equals_one_by_one(self, segmenter: Any, images: np.ndarray, checkpoint: Path) -> None:
         alone = segmenter(images)  # the CPU goes image by image
-        batched = segmenter._masks(images)  # as a GPU does
         assert alone.std(axis=(1, 2)).min() > 10
-        np.testing.assert_allclose(batched.astype(int), alone, atol=1)
+        batching = make_segmenter(self.config(checkpoint))
+        for batching.step in (2, 3):  # as a GPU does, the last batch short or full
+            np.testing.assert_allclose(batching(images).astype(int), alone, atol=1)
+
+    def test_compiling_changes_no_mask(self, segmenter: Any, images: np.ndarray, checkpoint: Path) -> None:
+        """Traced as torch.compile does, with what was traced run as it is: no compiler is needed."""
+        import torch
+
+        traced = make_segmenter(self.config(checkpoint))
+        traced._forward = torch.compile(traced._model.forward_inspyre, backend="eager")
+        np.testing.assert_allclose(traced(images[:1]).astype(int), segmenter(images[:1]), atol=1)
 
     def test_a_mask_equals_the_wrappers(
         self, segmenter: Any, images: np.ndarray, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
