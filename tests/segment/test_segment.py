@@ -192,14 +192,6 @@ class TestInspyrenet:
         for batching.step in (2, 3):  # as a GPU does, the last batch short or full
             np.testing.assert_allclose(batching(images).astype(int), alone, atol=1)
 
-    def test_compiling_changes_no_mask(self, segmenter: Any, images: np.ndarray, checkpoint: Path) -> None:
-        """Traced as torch.compile does, with what was traced run as it is: no compiler is needed."""
-        import torch
-
-        traced = make_segmenter(self.config(checkpoint))
-        traced._forward = torch.compile(traced._model.forward_inspyre, backend="eager")
-        np.testing.assert_allclose(traced(images[:1]).astype(int), segmenter(images[:1]), atol=1)
-
     def test_a_mask_equals_the_wrappers(
         self, segmenter: Any, images: np.ndarray, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
