@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
@@ -124,11 +125,24 @@ def _commit(
 
 @dataclass
 class Outcome:
-    """What a run did: shards finished by it, and those that failed every attempt, with the last error."""
+    """What a run did: shards finished by it, what they hold, and those that failed every attempt.
 
-    finished: list[ShardManifest] = field(default_factory=list)
-    failed: dict[str, str] = field(default_factory=dict)  # shard name -> error
+    Counts, not manifests: of tens of thousands of shards these would fill the driver's memory.
+    """
+
+    finished: list[int] = field(default_factory=list)  # numbers, in the order in which they were committed
+    rows: int = 0
+    kept: int = 0
+    reasons: Counter[str] = field(default_factory=Counter)  # reason -> rows
+    failed: dict[str, str] = field(default_factory=dict)  # shard name -> the last error
     restarts: int = 0  # actors that died and came back
+
+    def add(self, manifest: ShardManifest) -> None:
+        """Count a committed shard."""
+        self.failed.pop(manifest.name, None)
+        self.finished.append(manifest.shard)
+        self.rows, self.kept = self.rows + manifest.rows, self.kept + manifest.kept
+        self.reasons.update(manifest.reasons)
 
 
 class Driver:
@@ -209,26 +223,32 @@ class Driver:
                 self.outcome.failed[shard.name] = f"{type(cause).__name__}: {text}"
                 await asyncio.sleep(RETRY_PAUSE * 2 ** (attempt - 1))
             else:
-                self.outcome.failed.pop(shard.name, None)
-                self.outcome.finished.append(manifest)
+                self.outcome.add(manifest)
                 self.progress.shard_done(manifest)
                 self.observer.finished(shard.name, attempt, time.monotonic() - started, manifest)
                 return
 
     async def _attempt(self, shard: InputShard, attempt: int, counted: dict[str, int]) -> ShardManifest:
         parts: list[asyncio.Task[Any]] = []
+        broken: list[asyncio.Task[Any]] = []
         started = time.time()
+
+        def left(part: asyncio.Task[Any]) -> None:
+            self.in_flight -= 1
+            self.window.release()
+            if part.cancelled() or part.exception():
+                broken.append(part)
+
         try:
             async with aclosing(self.source.stream(shard)) as refs:
                 async for ref, node in refs:
                     await self.window.acquire()
                     self.in_flight += 1
                     parts.append(asyncio.create_task(self._batch(ref, node, shard.name, attempt, counted)))
-                    parts[-1].add_done_callback(self._leave_window)
+                    parts[-1].add_done_callback(left)
                     del ref
-                    for part in parts:
-                        if part.done():
-                            part.result()  # a failure ends the attempt at once
+                    if broken:
+                        broken[0].result()  # a failure ends the attempt at once
             batches = await asyncio.gather(*parts)
             return await self._commit(shard, {"attempt": attempt, "start_time": started}, batches)
         except BaseException:
@@ -264,10 +284,6 @@ class Driver:
         self.progress.rows(summary.rows, summary.kept)
         self.observer.batch(shard, attempt, summary)
         return ref
-
-    def _leave_window(self, _: asyncio.Task[Any]) -> None:
-        self.in_flight -= 1
-        self.window.release()
 
 
 def start_ray(config: Config) -> dict[str, float]:

@@ -7,7 +7,7 @@ A pool hands out *slots* of healthy actors. An actor that fails gets its slot ba
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections import OrderedDict, defaultdict, deque
 from collections.abc import AsyncGenerator, Callable
 from typing import Any
 
@@ -29,16 +29,24 @@ PATIENCE = 120.0  # seconds without an answer from a starting actor before peopl
 
 
 class Slots:
-    """Free slots of actors, preferring those on a given node: pixels then stay in that node's object store."""
+    """Free slots of actors, preferring those on a given node: pixels then stay in that node's object store.
+
+    The one that has been free longest comes first. Nothing here takes longer where there are more slots.
+    """
 
     def __init__(self) -> None:
-        self._free: list[tuple[Any, str]] = []
+        self._free: OrderedDict[int, tuple[Any, str]] = OrderedDict()  # by the order in which they became free
+        self._near: defaultdict[str, deque[int]] = defaultdict(deque)  # node -> places in ``_free``
+        self._put = 0
         self._waiting: deque[asyncio.Future[tuple[Any, str]]] = deque()
 
     async def get(self, node: str = "") -> tuple[Any, str]:
         if self._free:
-            near = (i for i, (_, where) in enumerate(self._free) if where == node)
-            return self._free.pop(next(near, 0))
+            near = self._near.get(node)
+            place = near[0] if near else next(iter(self._free))
+            actor, where = self._free.pop(place)
+            self._near[where].popleft()  # the first that became free anywhere is the first on its node
+            return actor, where
         turn = asyncio.get_running_loop().create_future()
         self._waiting.append(turn)
         try:
@@ -54,7 +62,9 @@ class Slots:
             if not turn.done():
                 turn.set_result((actor, node))
                 return
-        self._free.append((actor, node))
+        self._put += 1
+        self._free[self._put] = actor, node
+        self._near[node].append(self._put)
 
     @property
     def free(self) -> int:
