@@ -13,12 +13,19 @@ from l2i_builder import storage
 from l2i_builder.config import Config
 from l2i_builder.run.resources import Layout
 
-UTILISATION = 0.9  # share of wall time an actor works, after start-up
+# Share of wall time that the model actors work, after start-up, with actors that die and nodes that go: simulated
+# with the real driver (docs/scale.md).
+UTILISATION = 0.97
 STATS_READ = 200  # stats files read, at most, to learn from finished shards
+
+# A row's request holds its slot so long on the mean: most answer or refuse within a second, few in a hundred take all
+# their attempts to a time limit. Assumed; docs/scale.md has the distribution.
+REQUEST_SECONDS = 2.0
+FETCH_SECONDS = 0.004  # a row of shards that are there already
+DECODE_LEFT = 0.5  # share of a shard's decoding that is left when its slowest row has come, simulated likewise
 
 # Seconds an image takes one CPU core at 512 px (docs/benchmarks.md says how they were measured) ...
 CPU_SECONDS = {
-    "fetch": 0.004,
     "decode": 0.012,
     "segment:u2net": 0.76,
     "segment:u2netp": 0.34,
@@ -42,7 +49,8 @@ FURTHER_TAKEN = 0.09
 
 @dataclass(frozen=True)
 class Rates:
-    """What a run's cost depends on. seconds: stage -> busy seconds an image; reach: stage -> share of input rows."""
+    """What a run's cost depends on. seconds: stage -> busy seconds an image, of "fetch" those of a fetch actor, which
+    has many requests under way; reach: stage -> share of input rows."""
 
     seconds: dict[str, float]
     reach: dict[str, float]
@@ -79,11 +87,24 @@ def assumed_rates(config: Config, gpu: bool) -> Rates:
     for stage in reach:
         backend = {"segment": config.segment.backend, "inpaint": config.inpaint.backend}.get(stage)
         name = f"{stage}:{backend}" if backend else stage
+        if stage == "fetch":
+            seconds[stage] = fetch_seconds(config)
+            continue
         seconds[stage] = GPU_SECONDS.get(name, CPU_SECONDS[name]) if gpu else CPU_SECONDS[name]
     scale = (config.image.size / 512) ** 2
     for stage in ("inpaint", "encode"):
         seconds[stage] *= scale
     return Rates(seconds, reach, reach["encode"], measured=False, sources=["assumed: table in costmodel.py"])
+
+
+def fetch_seconds(config: Config) -> float:
+    """Return the seconds that a fetch actor takes a row, before anything has run: its share of the requests under way,
+    and of the wait for the shard's slowest row, which has every attempt run into the time limit."""
+    if config.source == "img2dataset_shards":
+        return FETCH_SECONDS
+    fetch = config.fetch
+    slowest = (fetch.retries + 1) * fetch.timeout / config.ingest.rows_per_shard
+    return REQUEST_SECONDS / fetch.concurrency + slowest
 
 
 def measured_rates(out: str) -> Rates | None:
@@ -116,12 +137,16 @@ def rates_of(stats: Iterable[Mapping]) -> Rates | None:
 def estimate(rows: int, rates: Rates, layout: Layout, gpu_price: float, cpu_price: float) -> Estimate:
     """Return what ``rows`` input rows take on ``layout``; prices in dollars per GPU-hour and CPU-hour.
 
-    The slowest pool sets the wall time. What is reserved is paid for, busy or not.
+    The slowest pool sets the wall time. What is reserved is paid for, busy or not. A fetch actor decodes while it
+    waits for answers, but for what is left when the slowest one has come.
     """
     busy = {stage: rates.seconds[stage] * rates.reach[stage] * rows for stage in rates.seconds}
-    pools = [(["decode"], layout.fetchers, layout.fetcher_cpus, 0.0)]
-    pools += [(group.stages, group.actors, group.cpus, group.gpus) for group in layout.groups]
-    wall = max(sum(busy.get(stage, 0.0) for stage in stages) / actors for stages, actors, _, _ in pools) / UTILISATION
+    source = busy.get("fetch", 0.0) + DECODE_LEFT * busy.get("decode", 0.0)
+    pools = [(source, layout.fetchers, layout.fetcher_cpus, 0.0)]
+    for group in layout.groups:
+        work = sum(busy.get(stage, 0.0) for stage in group.stages)
+        pools.append((work, group.actors, group.cpus, group.gpus))
+    wall = max(max(work / actors for work, actors, _, _ in pools[1:]) / UTILISATION, source / layout.fetchers)
     cost = sum(actors * (cpus * cpu_price + gpus * gpu_price) for _, actors, cpus, gpus in pools)
     hours = wall / 3600
     return Estimate(busy, hours, hours * cost, round(rates.kept * rows))

@@ -11,7 +11,7 @@ from l2i_builder.errors import ClusterError
 MODEL_STAGES = ["segment", "judge_mask", "inpaint", "judge_inpainting"]
 ORDER = [*MODEL_STAGES, "encode"]
 ACTOR_GB = 1.5  # memory of a CPU actor with all models loaded
-GPUS_PER_FETCHER = 4  # a fetch actor feeds about 300 images/s; a GPU takes tens
+GPUS_PER_FETCHER = 2  # the slowest rows hold up a shard long after the others: docs/scale.md
 CPUS_PER_FETCHER = 16
 ENCODERS_PER_GPU = 1
 
@@ -50,7 +50,9 @@ def plan_layout(config: Config, resources: Mapping[str, float]) -> Layout:
     _check_fit(groups, fetchers * cluster.fetcher_cpus, cpus, gpus)
     models = max(group.actors for group in groups)
     window = cluster.window or 3 * models
-    return Layout(fetchers, cluster.fetcher_cpus, groups, window, cluster.shards_in_flight or fetchers + 1)
+    # A shard that is fetched is still being computed and committed while its fetch actor is at the next one.
+    shards = cluster.shards_in_flight or fetchers + max(1, fetchers // 4)
+    return Layout(fetchers, cluster.fetcher_cpus, groups, window, shards)
 
 
 def _default_groups(config: Config, cpus: float, gpus: int) -> list[Group]:

@@ -14,7 +14,7 @@ ROWS = 100_000_000
 GPU_PRICE, CPU_PRICE = 1.5, 0.04  # dollars an hour, as ``l2i build --dry-run`` has them
 GPUS = (1, 4, 8, 16, 64, 256)
 CPUS = (16, 64, 256, 1024)
-ON_GPUS = ("segment.backend=inspyrenet", "inpaint.backend=lama")
+ON_GPUS = ("segment.backend=inspyrenet", "inpaint.backend=lama", "fetch.concurrency=256")  # as pipelines/cluster.yaml
 ENCODER_CPUS = 0.5  # of the default groups on GPUs
 
 _PAGE = """# Sizing
@@ -70,9 +70,14 @@ def on_gpus(counts: Iterable[int] = GPUS) -> Iterator[Size]:
     """Yield clusters of so many GPUs, with the CPUs that feed them."""
     config = load_config(None, ON_GPUS)
     for gpus in counts:
-        fetchers = -(-gpus // GPUS_PER_FETCHER)
-        cpus = gpus + ENCODERS_PER_GPU * gpus * ENCODER_CPUS + fetchers * config.cluster.fetcher_cpus
-        yield _size(config, gpus, -(-cpus // 1))
+        yield _size(config, gpus, cpus_for(config, gpus))
+
+
+def cpus_for(config: Config, gpus: int) -> float:
+    """Return the CPUs, in whole ones, that the actors of so many GPUs reserve in all."""
+    fetchers = -(-gpus // GPUS_PER_FETCHER)
+    cpus = gpus + ENCODERS_PER_GPU * gpus * ENCODER_CPUS + fetchers * config.cluster.fetcher_cpus
+    return -(-cpus // 1)
 
 
 def on_cpus(counts: Iterable[int] = CPUS) -> Iterator[Size]:

@@ -67,3 +67,19 @@ def test_finished_shards_replace_the_assumptions():
 def test_nothing_finished_measures_nothing(tmp_path):
     assert measured_rates(str(tmp_path)) is None
     assert measured_rates("") is None
+
+
+def test_few_fetch_actors_set_the_time_by_their_slowest_rows():
+    config = load_config(None, ["fetch.concurrency=100", "fetch.retries=1", "fetch.timeout=50"])
+    assert assumed_rates(config, gpu=True).seconds["fetch"] == pytest.approx(0.02 + 2 * 50 / 10_000)
+    rates = Rates(
+        {"fetch": 0.03, "decode": 0.01, "segment": 0.01}, {"fetch": 1.0, "decode": 0.6, "segment": 0.5}, 0, False
+    )
+    found = estimate(10_000, rates, laptop(4), 0, 1)
+    assert found.hours == pytest.approx(10_000 * (0.03 + 0.01 * 0.6 / 2) / 3600)
+
+
+def test_shards_that_are_there_wait_for_no_web():
+    web, there = (assumed_rates(load_config(None, [f"source={name}"]), True) for name in ("urls", "img2dataset_shards"))
+    assert there.seconds["fetch"] < web.seconds["fetch"] / 2
+    assert {**web.seconds, "fetch": 0} == {**there.seconds, "fetch": 0}

@@ -31,8 +31,9 @@ def test_gpus_get_one_fused_actor_each_and_cpus_encode():
     models, encode = result.groups
     assert (models.stages, models.actors, models.gpus) == (MODEL_STAGES, 8, 1)
     assert encode.stages == ["encode"]
-    assert result.fetchers == 2
+    assert result.fetchers == 4
     assert result.window == 24
+    assert result.shards_in_flight == 5
 
 
 def test_gpus_stay_free_when_no_model_can_use_them():
