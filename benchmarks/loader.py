@@ -1,16 +1,19 @@
-"""Loader against plain webdataset, side by side: `python -m benchmarks.loader --shards runs/sample`.
+"""Loader against plain webdataset and `datasets`, by turns: `python -m benchmarks.loader --shards runs/sample`.
 
-Both read the same tars, shuffle through a buffer, decode image, background and mask and collate batches, with the same
+All read the same tars, shuffle through a buffer, decode image, background and mask and collate batches, with the same
 number of worker processes; the project's loader also scales, mirrors and cuts the foreground. They take turns, so
-that both see the same machine; the ratio of each round is what to look at.
+that all see the same machine; the ratios of each round are what to look at. `datasets` streams its webdataset folder,
+asked for these three columns only.
 """
 
 from __future__ import annotations
 
+import json
 import statistics
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
+from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
@@ -21,6 +24,7 @@ from model.data import Loader, Place
 from model.shard_set import find_shards
 
 DECODED = ("jpg", "bg.jpg", "mask.png")
+WARM_UP = 8  # batches, as many as workers may have ready
 
 
 def ours(shards: str, size: int, batch: int, workers: int, buffer: int) -> Iterator[int]:
@@ -33,9 +37,8 @@ def plain(shards: str, batch: int, workers: int, buffer: int) -> Iterator[int]:
     import webdataset as wds
     from torch.utils.data import DataLoader
 
-    urls = [shard.url for shard in find_shards(shards)]
     data = (
-        wds.WebDataset(urls, resampled=True, shardshuffle=False)
+        wds.WebDataset(_urls(shards), resampled=True, shardshuffle=False)
         .shuffle(buffer)
         .decode("rgb8", only=list(DECODED))
         .map(_stacked)
@@ -46,13 +49,32 @@ def plain(shards: str, batch: int, workers: int, buffer: int) -> Iterator[int]:
         yield len(made)
 
 
+def streaming(shards: str, batch: int, workers: int, buffer: int) -> Iterator[int]:
+    from datasets import load_dataset
+    from torch.utils.data import DataLoader
+
+    data = load_dataset("webdataset", data_files={"train": _urls(shards)}, split="train", streaming=True)
+    data = data.select_columns(list(DECODED)).shuffle(seed=0, buffer_size=buffer).repeat(None)
+    loader: Iterable[Any] = DataLoader(data, batch_size=batch, num_workers=workers, collate_fn=_collated)
+    for made in loader:
+        yield len(made)
+
+
+def _urls(shards: str) -> list[str]:
+    return [shard.url for shard in find_shards(shards)]
+
+
 def _stacked(sample: dict[str, Any]) -> np.ndarray:
     return np.concatenate([sample[name] for name in DECODED], axis=2)
 
 
+def _collated(samples: list[dict[str, Any]]) -> np.ndarray:
+    return np.stack([np.dstack([np.asarray(sample[name]) for name in DECODED]) for sample in samples])
+
+
 def speed(batches: Iterator[int], count: int) -> float:
-    """Return samples a second over ``count`` batches, after as many to warm up as workers may have ready."""
-    for _ in islice(batches, 8):
+    """Return samples a second over ``count`` batches, after those that warm up."""
+    for _ in islice(batches, WARM_UP):
         pass
     began = time.perf_counter()
     done = sum(islice(batches, count))
@@ -67,15 +89,30 @@ def main(
     batches: Annotated[int, typer.Option(help="Timed batches a round.")] = 20,
     rounds: int = 5,
     buffer: int = 16,
+    quick: Annotated[bool, typer.Option(help="One short round: to see that it works.")] = False,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the numbers there.")] = None,
 ) -> None:
-    ratios = []
-    print(f"{'round':>5} {'loader/s':>9} {'webdataset/s':>12} {'ratio':>6}")
+    if quick:
+        batch, batches, rounds = 2, 2, 1
+    ways: dict[str, Callable[[], Iterator[int]]] = {
+        "loader": lambda: ours(shards, size, batch, workers, buffer),
+        "webdataset": lambda: plain(shards, batch, workers, buffer),
+        "datasets": lambda: streaming(shards, batch, workers, buffer),
+    }
+    found: dict[str, list[float]] = {way: [] for way in ways}
+    print(f"{'round':>5}" + "".join(f"{f'{way}/s':>14}" for way in ways))
     for number in range(1, rounds + 1):
-        mine = speed(ours(shards, size, batch, workers, buffer), batches)
-        theirs = speed(plain(shards, batch, workers, buffer), batches)
-        ratios.append(mine / theirs)
-        print(f"{number:>5} {mine:>9.1f} {theirs:>12.1f} {ratios[-1]:>6.2f}")
-    print(f"median ratio {statistics.median(ratios):.2f} (above 1: the project's loader is faster)")
+        for way, make in ways.items():
+            found[way].append(speed(make(), batches))
+        print(f"{number:>5}" + "".join(f"{values[-1]:>14.1f}" for values in found.values()))
+    ratios = {
+        way: statistics.median(mine / other for mine, other in zip(found["loader"], found[way], strict=True))
+        for way in ("webdataset", "datasets")
+    }
+    for way, ratio in ratios.items():
+        print(f"median ratio to {way} {ratio:.2f} (above 1: the project's loader is faster)")
+    if json_file:
+        json_file.write_text(json.dumps({"samples_per_second": found, "ratios": ratios}))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,1 @@
+"""What a user would write by hand, against this project's build."""
