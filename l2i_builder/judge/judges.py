@@ -177,11 +177,13 @@ class Extractor:
         return cv2.resize(view, (side, side), interpolation=cv2.INTER_CUBIC if growing else cv2.INTER_AREA)
 
     def _input(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Return pixels [N, side, side, 3] in 0..255 as the backbone wants them, float32 [N, 3, side, side]."""
+        """Return pixels [N, side, side, 3] in 0..255 as the backbone wants them, float32 [N, 3, side, side].
+
+        Channels last in memory, as they come: the layout of the backbone's weights.
+        """
         x = pixels.permute(0, 3, 1, 2).float()
         mean, std = (x.new_tensor(values)[:, None, None] for values in (self.backbone.mean, self.backbone.std))
-        x = (x / 255 - mean) / std
-        return x if self.device.type == "cuda" else x.contiguous()  # there channels last, as they come
+        return (x / 255 - mean) / std
 
 
 class _Scorer:

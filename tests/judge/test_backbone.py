@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from l2i_builder.errors import ConfigError, WeightsError
-from l2i_builder.judge.backbone import load_state, make_backbone
+from l2i_builder.judge.backbone import folded, load_state, make_backbone
 from l2i_builder.weights.registry import REGISTRY, cached, file_sha256
 
 SMALL = "test_efficientnet"  # timm's smallest
@@ -82,6 +82,46 @@ class TestLoading:
         backbone = make_backbone("tf_efficientnet_lite0")
         assert (backbone.dim, backbone.side, backbone.mean, backbone.std) == (1280, 224, (0.5,) * 3, (0.5,) * 3)
         assert backbone.digest == REGISTRY["efficientnet_lite0"].sha256
+
+
+class TestFolding:
+    @staticmethod
+    def norms(module: Any) -> int:
+        import torch
+
+        return sum(isinstance(layer, torch.nn.BatchNorm2d) for layer in module.modules())
+
+    def test_norms_go_into_the_convolutions_before_them(self, image: Any) -> None:
+        import timm
+        import torch
+
+        torch.manual_seed(0)
+        module = timm.create_model(SMALL, pretrained=False, num_classes=0)
+        with torch.no_grad():
+            module.train()(image)  # the norms' means and variances are those of something
+        module.eval()
+        faster = folded(module, (3, 160, 160))
+        assert self.norms(module) > 0
+        assert self.norms(faster) == 0
+        with torch.inference_mode():
+            torch.testing.assert_close(faster(image), module(image), rtol=1e-4, atol=1e-4)
+
+    def test_a_network_that_runs_in_another_order_than_it_is_written_in_stays_as_it_is(self) -> None:
+        import torch
+
+        class Crossed(torch.nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.convolution = torch.nn.Conv2d(3, 3, 1)
+                self.norm = torch.nn.BatchNorm2d(3)
+
+            def forward(self, x: Any) -> Any:
+                return self.convolution(self.norm(x).square())
+
+        torch.manual_seed(0)
+        module = Crossed().eval()
+        module.norm.running_var.fill_(4.0)
+        assert folded(module, (3, 8, 8)) is module
 
 
 class TestRefusals:
