@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,8 +27,6 @@ from l2i_builder.output import manifest
 from l2i_builder.sample import Reason, Verdict
 
 __all__ = ["LayeredDataset", "RunSummary", "build", "open_dataset", "summarize"]
-
-_READERS = 16  # manifests read at once: object stores answer slowly, but many at a time
 
 
 @dataclass(frozen=True)
@@ -125,21 +122,19 @@ def summarize(out: str | Path, skipped: int = 0, failed: Mapping[str, str] | Non
     """
     folder = str(storage.local_path(str(out))) if storage.is_local(str(out)) else str(out)
     manifest.RunManifest.from_json(storage.read_bytes(storage.join(folder, manifest.RUN_FILE)))
-    with ThreadPoolExecutor(_READERS) as pool:
-        shards = list(
-            pool.map(lambda number: manifest.read_manifest(folder, number), sorted(manifest.finished(folder)))
-        )
+    rows = kept = shards = 0
     totals: dict[str, int] = {}
-    for shard in shards:
-        for reason, rows in shard.reasons.items():
-            totals[reason] = totals.get(reason, 0) + rows
+    for shard in manifest.whole_manifests(folder, sorted(manifest.finished(folder))):
+        shards, rows, kept = shards + 1, rows + shard.rows, kept + shard.kept
+        for reason, count in shard.reasons.items():
+            totals[reason] = totals.get(reason, 0) + count
     report = storage.join(folder, "report.html")
     return RunSummary(
         out=folder,
         report=report if storage.exists(report) else "",
-        rows=sum(shard.rows for shard in shards),
-        kept=sum(shard.kept for shard in shards),
-        finished_shards=len(shards),
+        rows=rows,
+        kept=kept,
+        finished_shards=shards,
         skipped=skipped,
         reasons=dict(sorted(totals.items(), key=lambda item: (-item[1], item[0]))),
         failed=dict(failed or {}),

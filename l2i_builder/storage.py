@@ -10,7 +10,7 @@ import errno
 import os
 import secrets
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
@@ -18,6 +18,7 @@ from typing import IO, Any
 
 from l2i_builder.errors import L2IError, OutputError
 
+AT_ONCE = 512  # small files read together
 BLOCK = 4 * 2**20  # bytes of a ranged read from an object store
 _TIMES = ("mtime", "LastModified", "last_modified", "updated", "modified", "created")
 
@@ -46,7 +47,33 @@ def read_bytes(url: str, error: type[L2IError] = OutputError) -> bytes:
     """Return a file's content."""
     with explained("read", url, error):
         fs, path = filesystem(url)
-        return bytes(fs.cat_file(path))
+        return bytes(fs.cat_file(path, **_in_one(url)))
+
+
+def read_each(folder: str, names: Sequence[str], error: type[L2IError] = OutputError) -> Iterator[bytes | L2IError]:
+    """Yield the content of each of a folder's files, or, as an ``error``, why it cannot be read.
+
+    Much quicker than file by file where there are many: object stores are asked for ``AT_ONCE`` of them at a time.
+    """
+    fs, path = filesystem(folder)
+    for start in range(0, len(names), AT_ONCE):
+        some = names[start : start + AT_ONCE]
+        with explained("read", folder, error):
+            paths = [join(path, name) for name in some]
+            contents = fs.cat_ranges(paths, None, None, on_error="return", **_in_one(folder))
+        for name, content in zip(some, contents, strict=True):
+            try:
+                with explained("read", join(folder, name), error):
+                    if isinstance(content, Exception):
+                        raise content
+                yield bytes(content)
+            except error as problem:
+                yield problem
+
+
+def _in_one(url: str) -> dict[str, Any]:
+    """Options with which a whole file is one request: s3fs asks for its size before, to read large ones in parts."""
+    return {"max_concurrency": 1} if url.startswith(("s3://", "s3a://")) else {}
 
 
 def write_bytes(url: str, data: bytes, error: type[L2IError] = OutputError) -> None:

@@ -139,6 +139,31 @@ def test_a_missing_file_is_an_error_of_the_class_asked_for_that_names_it(folder:
         storage.open_read(url)
 
 
+def test_many_files_are_read_in_order_and_a_missing_one_spoils_no_other(folder: str, monkeypatch) -> None:
+    monkeypatch.setattr(storage, "AT_ONCE", 2)
+    for name in ("b", "a", "d [1]*"):
+        storage.write_bytes(storage.join(folder, name), name.encode())
+    *found, last = storage.read_each(folder, ["b", "missing", "a", "d [1]*", "b"])
+    assert [one for one in [*found, last] if isinstance(one, bytes)] == [b"b", b"a", b"d [1]*", b"b"]
+    assert isinstance(found[1], OutputError)
+    assert storage.join(folder, "missing") in str(found[1])
+    assert list(storage.read_each(folder, [])) == []
+
+
+def test_a_small_file_is_one_request(s3_folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    import s3fs
+
+    asked, call = [], s3fs.S3FileSystem._call_s3
+    monkeypatch.setattr(
+        s3fs.S3FileSystem, "_call_s3", lambda self, method, *a, **k: asked.append(method) or call(self, method, *a, **k)
+    )
+    storage.write_bytes(storage.join(s3_folder, "a"), b"a")
+    asked.clear()
+    assert storage.read_bytes(storage.join(s3_folder, "a")) == b"a"
+    assert list(storage.read_each(s3_folder, ["a", "a"])) == [b"a", b"a"]
+    assert asked == ["get_object"] * 3
+
+
 def test_a_full_disk_says_so(tmp_path: Path) -> None:
     def fill() -> None:
         with storage.create(str(tmp_path / "c.bin")):

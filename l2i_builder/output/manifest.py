@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
@@ -116,6 +116,27 @@ def read_manifest(out: str, shard: int) -> ShardManifest:
     """Read a shard's manifest. Raises OutputError where it is missing or damaged."""
     url = manifest_url(out, shard)
     return ShardManifest.from_json(storage.read_bytes(url), url)
+
+
+def read_manifests(out: str, shards: Sequence[int]) -> Iterator[ShardManifest | OutputError]:
+    """Yield the manifest of each of the shards, or what is wrong with it: for many much quicker than one by one."""
+    names = [f"{shard_name(shard)}.json" for shard in shards]
+    folder = storage.join(out, FOLDER)
+    for name, content in zip(names, storage.read_each(folder, names), strict=True):
+        try:
+            if not isinstance(content, bytes):
+                raise content
+            yield ShardManifest.from_json(content, storage.join(folder, name))
+        except OutputError as problem:
+            yield problem
+
+
+def whole_manifests(out: str, shards: Sequence[int]) -> Iterator[ShardManifest]:
+    """Yield the manifest of each of the shards. Raises OutputError at the first that is missing or damaged."""
+    for found in read_manifests(out, shards):
+        if isinstance(found, OutputError):
+            raise found
+        yield found
 
 
 def finished(out: str) -> set[int]:

@@ -302,14 +302,10 @@ def decode_triplet(key: str, members: Mapping[str, bytes], url: str) -> Triplet:
 
 def wids_index(out: str) -> bytes:
     """Return the index of all finished shards that hold samples, as wids and this project's loader read it."""
-    from concurrent.futures import ThreadPoolExecutor
+    from l2i_builder.output.manifest import finished, pretty, whole_manifests
 
-    from l2i_builder.output.manifest import finished, pretty, read_manifest
-
-    with ThreadPoolExecutor(16) as pool:
-        manifests = list(pool.map(lambda number: read_manifest(out, number), sorted(finished(out))))
     shards = []
-    for manifest in manifests:
+    for manifest in whole_manifests(out, sorted(finished(out))):
         name = f"shards/{manifest.name}.tar"
         if name in manifest.files:
             file = manifest.files[name]

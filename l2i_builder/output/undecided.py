@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -12,13 +11,12 @@ import pyarrow.parquet as pq
 from l2i_builder import storage
 from l2i_builder.errors import OutputError
 from l2i_builder.output.ledger import read_ledger
-from l2i_builder.output.manifest import finished, read_manifest, shard_name
+from l2i_builder.output.manifest import finished, shard_name, whole_manifests
 from l2i_builder.sample import Reason
 
 FILE = "undecided.parquet"
 NOT_INPAINTED = "never inpainted"
 NOT_STORED = "pixels not stored"
-_READERS = 16  # manifests read at once
 _COLUMNS = ("key", "shard", "index", "url", "mask_score", "inpainting_score", "detail")
 SCHEMA = pa.schema(
     [
@@ -69,8 +67,6 @@ def undecided_of(out: str, number: int) -> pa.Table:
 
 
 def _concerned(out: str) -> Iterator[int]:
-    numbers = sorted(finished(out))
-    with ThreadPoolExecutor(_READERS) as pool:
-        for number, manifest in zip(numbers, pool.map(lambda number: read_manifest(out, number), numbers), strict=True):
-            if Reason.UNDECIDED.value in manifest.reasons:
-                yield number
+    for manifest in whole_manifests(out, sorted(finished(out))):
+        if Reason.UNDECIDED.value in manifest.reasons:
+            yield manifest.shard

@@ -84,10 +84,8 @@ def ledger_of(out: str, number: int, columns: Sequence[str], encoded: Sequence[s
 
 def read_stats(out: str, numbers: Sequence[int]) -> list[dict[str, Any]]:
     """Return the stats of some shards, {} for those missing or damaged: nothing but times depends on them."""
-    fs, folder = storage.filesystem(storage.join(out, "stats"))
-    paths = [f"{folder.rstrip('/')}/{manifest.shard_name(number)}.json" for number in numbers]
-    found = fs.cat(paths, on_error="return") if paths else {}  # object stores: all requests at once
-    return [_mapping(found.get(path) if isinstance(found, dict) else found) for path in paths]
+    names = [f"{manifest.shard_name(number)}.json" for number in numbers]
+    return [_mapping(content) for content in storage.read_each(storage.join(out, "stats"), names)]
 
 
 def _mapping(data: Any) -> dict[str, Any]:

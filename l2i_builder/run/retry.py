@@ -7,7 +7,6 @@ outcome. What was kept stays kept.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
@@ -15,26 +14,23 @@ from l2i_builder import storage
 from l2i_builder.config import Config
 from l2i_builder.ingest.planning import InputPlan, InputShard, read_rows
 from l2i_builder.output.commit import commit_shard
-from l2i_builder.output.manifest import PENDING, ShardManifest, read_manifest
+from l2i_builder.output.manifest import PENDING, ShardManifest, whole_manifests
 from l2i_builder.output.rewrite import promote, stored_rows, stored_shard
 from l2i_builder.run.cluster import Parts
 from l2i_builder.run.observe import SETTLED
 from l2i_builder.sample import Batch, Reason, Row
 from l2i_builder.source.source import Source, make_source
 
-READERS = 32  # manifests read at once
-
 
 def retryable(out: str, plan: InputPlan, done: Collection[int]) -> list[InputShard]:
     """Return those of the finished shards ``done`` that hold a row whose failure was transient."""
     shards = [shard for shard in plan.shards if shard.number in done]
-    with ThreadPoolExecutor(READERS) as pool:
-        manifests = pool.map(lambda shard: read_manifest(out, shard.number), shards)
-        return [
-            shard
-            for shard, manifest in zip(shards, manifests, strict=True)
-            if any(Reason(reason).transient for reason in manifest.reasons)
-        ]
+    manifests = whole_manifests(out, [shard.number for shard in shards])
+    return [
+        shard
+        for shard, manifest in zip(shards, manifests, strict=True)
+        if any(Reason(reason).transient for reason in manifest.reasons)
+    ]
 
 
 def retry_parts(config: Config) -> Parts:
