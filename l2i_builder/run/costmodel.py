@@ -18,9 +18,9 @@ from l2i_builder.run.resources import Layout
 UTILISATION = 0.97
 STATS_READ = 200  # stats files read, at most, to learn from finished shards
 
-# A row's request holds its slot so long on the mean: most answer or refuse within a second, few in a hundred take all
-# their attempts to a time limit. Assumed; docs/scale.md has the distribution.
-REQUEST_SECONDS = 2.0
+# Slot seconds that requests take a row until a shard's last one has begun: most answer or refuse within a second, few
+# in a hundred take all their attempts to a time limit. Simulated from an assumed distribution (docs/scale.md).
+REQUEST_SECONDS = 1.5
 FETCH_SECONDS = 0.004  # a row of shards that are there already
 DECODE_LEFT = 0.5  # share of a shard's decoding that is left when its slowest row has come, simulated likewise
 

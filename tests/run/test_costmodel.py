@@ -71,7 +71,7 @@ def test_nothing_finished_measures_nothing(tmp_path):
 
 def test_few_fetch_actors_set_the_time_by_their_slowest_rows():
     config = load_config(None, ["fetch.concurrency=100", "fetch.retries=1", "fetch.timeout=50"])
-    assert assumed_rates(config, gpu=True).seconds["fetch"] == pytest.approx(0.02 + 2 * 50 / 10_000)
+    assert assumed_rates(config, gpu=True).seconds["fetch"] == pytest.approx(0.015 + 2 * 50 / 10_000)
     rates = Rates(
         {"fetch": 0.03, "decode": 0.01, "segment": 0.01}, {"fetch": 1.0, "decode": 0.6, "segment": 0.5}, 0, False
     )
