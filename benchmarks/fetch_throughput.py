@@ -192,6 +192,8 @@ def against_img2dataset(args: argparse.Namespace, latency: float, bodies: list[b
     links = (args.images // 4, args.images)
     found = {side: Measured([], links, {}) for side in SIDES}
     with tempfile.TemporaryDirectory(prefix="l2i-download-") as name, serving(bodies, latency / 1e3, True) as port:
+        for side in SIDES:
+            run(side, port, IMAGES, Path(name) / f"{side}-warm-up", args)
         for number in range(args.repeat):
             for side, measured in found.items():
                 folders = [Path(name) / f"{side}-{number}-{count}" for count in links]

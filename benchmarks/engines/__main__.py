@@ -84,13 +84,14 @@ def plain(cost_ms: float, side: int, batch: int) -> tuple[float, dict[str, str]]
 
 def measure(engines: list[str], args: argparse.Namespace, folder: Path) -> dict[str, Found]:
     found = {engine: Found() for engine in engines}
-    for number in range(args.rounds + 1):  # the last one kills
+    for number in range(-1, args.rounds + 1):  # the first one warms up, the last one kills
         for engine, result in found.items():
             if result.problem:
                 continue
             try:
                 python = venv(engine, REQUIREMENTS[engine], args.venvs) if engine in REQUIREMENTS else sys.executable
                 jobs = [args.rows // 4, args.rows] if number < args.rounds else [args.rows // 2]
+                jobs = jobs if number >= 0 else [2 * args.batch]
                 for place, rows in enumerate(jobs):
                     out = folder / f"{engine}-{number}-{rows}".replace(" ", "-")
                     job = Job(str(out), rows, args.rows_per_shard, args.batch, args.side, args.cost_ms)
@@ -98,6 +99,8 @@ def measure(engines: list[str], args: argparse.Namespace, folder: Path) -> dict[
                     _tell(engine, run)
                     if number == args.rounds:
                         result.killed = run
+                    elif number < 0 and not run.problem:
+                        continue
                     elif run.problem:
                         result.problem = run.problem
                         break

@@ -18,7 +18,7 @@ from typing import IO
 
 from benchmarks.engines import work
 from benchmarks.engines.work import Job
-from benchmarks.process_tree import ROOT, Memory, ProcessTree
+from benchmarks.process_tree import Memory, ProcessTree, environment
 
 KILL_AT = 0.4  # share of the rows that have reached the models when one of their workers is killed
 
@@ -70,12 +70,21 @@ def run_engine(python: str, module: str, job: Job, kill: bool, timeout: float) -
     out = Path(job.out)
     out.mkdir(parents=True)
     command = [python, "-m", f"benchmarks.engines.{module}", job.to_json()]
-    quiet = {"OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0", "DAFT_ANALYTICS_ENABLED": "0", "DO_NOT_TRACK": "1"}
+    quiet = {
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "DAFT_ANALYTICS_ENABLED": "0",
+        "DO_NOT_TRACK": "1",
+        "PYTHONUNBUFFERED": "1",
+    }
     alike = {"RAY_worker_niceness": "0"}  # Ray gives its workers less of a shared machine than others give theirs
-    environment = os.environ | quiet | alike | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
     with (out / "log").open("wb") as log:
         process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, env=environment, start_new_session=True
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            env=environment(**quiet, **alike),
+            start_new_session=True,
         )
         tree = ProcessTree(process.pid)
         tree.start()

@@ -80,6 +80,9 @@ def main() -> None:
     ways = {"by hand, filters first": True} | ({} if args.naive_filters_first else {"by hand": False})
     with tempfile.TemporaryDirectory(prefix="l2i-naive-") as name:
         folder = Path(name)
+        with published(folder / "warm-up", chosen[:2]) as links:
+            build(links, folder / "warm-up-ours")
+            by_hand(links, folder / "warm-up-by-hand", args.threads, args.venvs, filters_first=True)
         with published(folder / "web", chosen) as links:
             ours = build(links, folder / "ours")
             others = {
