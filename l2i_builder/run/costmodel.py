@@ -31,11 +31,11 @@ CPU_SECONDS = {
     "segment:u2netp": 0.34,
     "segment:isnet": 2.5,
     "segment:inspyrenet": 30.0,
-    "judge_mask": 0.06,
-    "inpaint:patchmatch": 0.8,
+    "judge_mask": 0.035,
+    "inpaint:patchmatch": 0.7,
     "inpaint:telea": 0.12,
     "inpaint:lama": 2.5,
-    "judge_inpainting": 0.06,
+    "judge_inpainting": 0.055,
     "encode": 0.02,
 }
 # ... and one data-centre GPU. Assumed from published throughput, not measured by this project.
