@@ -103,7 +103,7 @@ def published(folder: Path, photos: Sequence[Path]) -> Iterator[Links]:
 
 def build(links: Links, out: Path, *overrides: str) -> Side:
     """`l2i build`: two CPUs, two shards at least, nothing else set that decides what is made but the audit slice."""
-    rows = max(4, -(-links.count // 4))
+    rows = max(4, -(-links.count // 2))
     settings = [f"ingest.rows_per_shard={rows}", "ingest.audit_rate=0", "cluster.cpus=2", "cluster.batch_rows=4"]
     settings += ["image.min_size=0", "image.max_aspect=100"]  # img2dataset takes any
     settings += [f"fetch.connect_to={links.connect_to}", *overrides]
