@@ -15,7 +15,7 @@ from l2i_builder.run.resources import Layout
 
 # Share of wall time that the model actors work, after start-up, with actors that die and nodes that go: simulated
 # with the real driver (docs/scale.md).
-UTILISATION = 0.97
+UTILISATION = 0.99
 STATS_READ = 200  # stats files read, at most, to learn from finished shards
 
 # Slot seconds that requests take a row until a shard's last one has begun: most answer or refuse within a second, few
