@@ -12,7 +12,7 @@ this same code. Families:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -80,8 +80,9 @@ class MaskRich:
         soft = resized(mask, measures.WORK).astype(np.float32) / 255
         lab = measures.lab_of(resized(image, measures.WORK))
         numbers = measures.mask_shape(soft) | measures.mask_edges(lab, soft)
-        regions = {"in": soft, "ring": bands(soft > 0.5, 24)[1], "out": 1 - soft}
-        return joined(numbers | agreement(maps[0].stages[-3:], soft) | likeness(maps[0].stages[-3:], regions))
+        regions = {"in": Region(soft), "ring": Region(bands(soft > 0.5, 24)[1]), "out": Region(1 - soft)}
+        stages = maps[0].stages[-3:]
+        return joined(numbers | agreement(stages, regions["in"]) | likeness(stages, regions))
 
 
 class MaskStanding(MaskRich):
@@ -103,8 +104,8 @@ class MaskClose(MaskStanding):
     def vector(self, sample: Sample, maps: Sequence[Maps]) -> np.ndarray:
         image, mask = (crop(a, window(sample[1] > 127, 0.25)) for a in sample)
         soft = resized(mask, measures.WORK).astype(np.float32) / 255
-        regions = {"in": soft, "ring": bands(soft > 0.5, 24)[1], "out": 1 - soft}
-        numbers = agreement(maps[1].stages[-3:], soft) | likeness(maps[1].stages[-3:], regions)
+        regions = {"in": Region(soft), "ring": Region(bands(soft > 0.5, 24)[1]), "out": Region(1 - soft)}
+        numbers = agreement(maps[1].stages[-3:], regions["in"]) | likeness(maps[1].stages[-3:], regions)
         numbers |= measures.mask_edges(measures.lab_of(resized(image, measures.WORK)), soft)
         return np.concatenate([super().vector(sample, maps), joined(numbers)])
 
@@ -127,8 +128,8 @@ class InpaintingRich:
         numbers = measures.hole_shape(whole, resized(mask, measures.WORK).astype(np.float32) / 255)
         numbers |= measures.fill_colours(after, before, near_hole, near_mask)
         numbers |= measures.fill_texture(after, before, near_hole, near_mask)
-        regions = {"in": near_hole, "ring": bands(near_hole, 24)[1], "out": ~near_hole}
-        numbers |= agreement(maps[0].stages[-3:], near_hole.astype(np.float32))
+        regions = {"in": Region(near_hole), "ring": Region(bands(near_hole, 24)[1]), "out": Region(~near_hole)}
+        numbers |= agreement(maps[0].stages[-3:], regions["in"])
         numbers |= likeness(maps[0].stages[-3:], regions) | removal(maps, regions)
         return joined(numbers)
 
@@ -141,6 +142,20 @@ FAMILIES: dict[str, Family] = {
     "inpainting-plain": InpaintingPlain(),
     "inpainting-rich": InpaintingRich(),
 }
+
+
+class Region:
+    """A region of a view, bool or 0..1, that keeps what it is at the sizes of the stages it was asked for."""
+
+    def __init__(self, whole: np.ndarray) -> None:
+        self._whole = whole.astype(np.float32)
+        self._sizes: dict[tuple[int, ...], np.ndarray] = {}
+
+    def at(self, grid: tuple[int, ...]) -> np.ndarray:
+        """Return it at grid (h, w), float32 [h, w], averaged over areas."""
+        if grid not in self._sizes:
+            self._sizes[grid] = cv2.resize(self._whole, grid[::-1], interpolation=cv2.INTER_AREA)
+        return self._sizes[grid]
 
 
 def joined(numbers: Measures) -> np.ndarray:
@@ -172,7 +187,7 @@ def crop(array: np.ndarray, box: tuple[int, int, int, int]) -> np.ndarray:
     return array[top:bottom, left:right]
 
 
-def agreement(stages: Sequence[np.ndarray], target: np.ndarray) -> Measures:
+def agreement(stages: Sequence[np.ndarray], target: np.ndarray | Region) -> Measures:
     """How well each stage's features explain a region, by ridge regression of the region on the features.
 
     A region that is one thing, whole, is explained well; a lost part shows as false positives outside, foreign
@@ -218,8 +233,8 @@ def ridge(maps: np.ndarray, target: np.ndarray, strength: float) -> np.ndarray:
     return (guess + y.mean()).numpy().reshape(target.shape)
 
 
-def resized_to(region: np.ndarray, grid: tuple[int, ...]) -> np.ndarray:
-    return cv2.resize(region.astype(np.float32), grid[::-1], interpolation=cv2.INTER_AREA)
+def resized_to(region: np.ndarray | Region, grid: tuple[int, ...]) -> np.ndarray:
+    return (region if isinstance(region, Region) else Region(region)).at(grid)
 
 
 def spread(maps: np.ndarray, grid: tuple[int, ...]) -> np.ndarray:
@@ -234,7 +249,7 @@ def standardised(maps: np.ndarray) -> np.ndarray:
     return (maps - flat.mean(axis=1)[:, None, None]) / (flat.std(axis=1)[:, None, None] + 1e-3)
 
 
-def pooled(maps: np.ndarray, region: np.ndarray) -> np.ndarray:
+def pooled(maps: np.ndarray, region: np.ndarray | Region) -> np.ndarray:
     """Return the mean of maps [c, h, w] over a region given at any size (bool or 0..1), float [c]."""
     weight = resized_to(region, maps.shape[1:])
     return (maps * weight).sum(axis=(1, 2)) / (weight.sum() + 1e-3)
@@ -244,7 +259,7 @@ def cosine(a: np.ndarray, b: np.ndarray) -> float:
     return float(a @ b / (np.linalg.norm(a) * np.linalg.norm(b) + _EPS))
 
 
-def likeness(stages: Sequence[np.ndarray], regions: dict[str, np.ndarray]) -> Measures:
+def likeness(stages: Sequence[np.ndarray], regions: Mapping[str, np.ndarray | Region]) -> Measures:
     """Cosines and sizes of the mean features of three regions, on features standardised over the view."""
     out: Measures = {}
     for level, stage in enumerate(stages):
@@ -262,7 +277,7 @@ def likeness(stages: Sequence[np.ndarray], regions: dict[str, np.ndarray]) -> Me
     return out
 
 
-def removal(maps: Sequence[Maps], regions: dict[str, np.ndarray]) -> Measures:
+def removal(maps: Sequence[Maps], regions: Mapping[str, np.ndarray | Region]) -> Measures:
     """Whether the fill resembles what was removed or what surrounds it; maps of B's and of I's view."""
     out: Measures = {}
     for level, (after, before) in enumerate(zip(maps[0].stages[-3:], maps[1].stages[-3:], strict=True)):

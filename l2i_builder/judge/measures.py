@@ -38,11 +38,14 @@ def bands(selected: np.ndarray, width: int = BAND) -> tuple[np.ndarray, np.ndarr
 
     The frame is no boundary: what lies beyond it counts as more of the same.
     """
-    inside, outside = (
-        cv2.distanceTransform(region.astype(np.uint8), cv2.DIST_L2, 3) for region in (selected, ~selected)
-    )
-    reach = width + 0.5
-    return selected & (inside <= reach), ~selected & (outside <= reach)
+    return several_bands(selected, width)[0]
+
+
+def several_bands(selected: np.ndarray, *widths: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Return ``bands`` of several widths, for the distances of one."""
+    other = ~selected
+    inside, outside = (cv2.distanceTransform(region.astype(np.uint8), cv2.DIST_L2, 3) for region in (selected, other))
+    return [(selected & (inside <= width + 0.5), other & (outside <= width + 0.5)) for width in widths]
 
 
 def mean_where(values: np.ndarray, where: np.ndarray, empty: float = 0.0) -> float:
@@ -144,8 +147,7 @@ def mask_edges(lab: np.ndarray, mask: np.ndarray) -> Measures:
     dx, dy, size = slopes(lab)
     rank = _ranks(size)
     near = cv2.dilate(rank, disc(2))
-    inner, outer = bands(selected)
-    line_in, line_out = bands(selected, 1)
+    (inner, outer), (line_in, line_out), (_, ring) = several_bands(selected, BAND, 1, 24)
     line = line_in | line_out
     smooth = cv2.GaussianBlur(mask, (0, 0), 1.5)
     mx, my = (cv2.Scharr(smooth, cv2.CV_32F, *axis) / 32 for axis in ((1, 0), (0, 1)))
@@ -163,7 +165,7 @@ def mask_edges(lab: np.ndarray, mask: np.ndarray) -> Measures:
         "edge_outside": mean_where(rank, ~selected),
         "edge_astray": log_of(1 - mean_where(along, line)),
         "edge_astray_strong": log_of(1 - float((along * size)[line].sum() / (size[line].sum() + _EPS))),
-    } | _colours(lab, selected, inner, outer)
+    } | _colours(lab, selected, inner, outer, ring)
 
 
 def _ranks(values: np.ndarray) -> np.ndarray:
@@ -196,10 +198,9 @@ def overlap(p: np.ndarray, q: np.ndarray) -> float:
     return float(np.sqrt(p * q).sum())
 
 
-def _colours(lab: np.ndarray, selected: np.ndarray, inner: np.ndarray, outer: np.ndarray) -> Measures:
+def _colours(lab: np.ndarray, selected: np.ndarray, inner: np.ndarray, outer: np.ndarray, ring: np.ndarray) -> Measures:
     """Likeness of the colours on the two sides; ``outer`` that looks like the inside hints at a lost part."""
     bins = colour_bins(lab)
-    _, ring = bands(selected, 24)
     inside, around, outside = (histogram(bins, where) for where in (selected, ring, ~selected))
     belongs = np.log((inside + 1e-5) / (outside + 1e-5))[bins]  # > 0: a colour of the inside
     spread = float(lab[ring].std(axis=0).mean()) if ring.any() else 0.0
@@ -262,9 +263,7 @@ def fill_texture(lab: np.ndarray, before: np.ndarray, hole: np.ndarray, mask: np
     """Sharpness, seam, left-over outlines and repetition of a filled hole. Arrays as in ``fill_colours``."""
     dx, dy, size = slopes(lab)
     old_dx, old_dy, old = slopes(before)
-    inner, outer = bands(hole)
-    _, ring = bands(hole, 24)
-    seam_in, seam_out = bands(hole, 1)
+    (inner, outer), (_, ring), (seam_in, seam_out) = several_bands(hole, BAND, 24, 1)
     seam, beside = seam_in | seam_out, (inner | outer) & ~(seam_in | seam_out)
     old_line = np.logical_or(*bands(mask > 0.5, 1)) & hole
     fine = np.abs(lab[..., 0] - cv2.GaussianBlur(lab[..., 0], (0, 0), 1.0))
