@@ -93,12 +93,12 @@ $(BIN)/uv:
 
 $(VENV)/.runtime: requirements/lock.txt pyproject.toml | $(BIN)/uv
 	@echo "installing the locked packages (several GB the first time)"
-	@[ -e $(VENV)/.dev ] || $(BIN)/uv pip sync -q --python $(BIN)/python requirements/lock.txt
+	@[ -e $(VENV)/.dev ] || $(BIN)/uv pip sync -q --compile-bytecode --python $(BIN)/python requirements/lock.txt
 	@$(BIN)/uv pip install -q --python $(BIN)/python --no-deps -e .
 	@touch $@
 
 $(VENV)/.dev: requirements/dev.txt pyproject.toml | $(BIN)/uv
 	@echo "installing the locked packages and what tests need"
-	@$(BIN)/uv pip sync -q --python $(BIN)/python requirements/dev.txt
+	@$(BIN)/uv pip sync -q --compile-bytecode --python $(BIN)/python requirements/dev.txt
 	@$(BIN)/uv pip install -q --python $(BIN)/python --no-deps -e .
 	@touch $@ $(VENV)/.runtime

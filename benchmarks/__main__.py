@@ -25,10 +25,17 @@ BENCHMARKS = {
     "utilisation-real": "utilisation --models real --images 280",
     "utilisation-paced": "utilisation --models paced --pace-ms 60 --images 3000 --rows-per-shard 500",
     "early-rejection": "early_rejection --images 140",
-    "decode": "decode --folder runs/sample-web/photos",
-    "loader": "loader --shards runs/sample",
+    "engines": "engines",
+    "naive": "naive",
     "fetch": "fetch_throughput",
+    "loader": "loader --shards runs/sample",
+    "members": "members",
+    "models": "models",
+    "gpu": "gpu",
+    "decode": "decode --folder runs/sample-web/photos",
     "soak": "soak --images 20000",
+    "simulation": "simulation",
+    "resuming": "resuming",
 }
 PACKAGES = ("ray", "torch", "onnxruntime", "numpy", "opencv-python-headless", "pillow")
 

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 RETRY_PAUSE = 0.5  # seconds before the second attempt at a shard; doubles
 COMMIT_PAUSES = (1.0, 5.0, 20.0)  # seconds before storage that refused a commit is asked again
+IDLE_MS = 600_000  # milliseconds a worker of a local Ray may wait for the next commit
 NODE_SECONDS = 60.0  # in which a node has to say whether it can read the output folder
 
 _PERHAPS_PASSING = (ClusterError, OutputError, MetadataError)
@@ -308,6 +309,9 @@ def start_ray(config: Config) -> dict[str, float]:
         # "local": a Ray that somebody else runs on this machine is not ours to join.
         quiet |= {"address": "local", "num_cpus": config.cluster.cpus or None}
         quiet["object_store_memory"] = int(max(store, 2**28))
+        # Actors count as workers: with more of them than CPUs Ray ends an idle worker after a second, and each commit
+        # starts another one, which imports everything again.
+        quiet["_system_config"] = {"idle_worker_killing_time_threshold_ms": IDLE_MS}
     try:
         ray.init(**quiet)
     except Exception as error:  # Ray also raises bare ones, as where a busy machine takes too long
