@@ -13,10 +13,11 @@ import json
 import tempfile
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.driving import Digests, run_on_ray, stored_pictures
+from benchmarks.driving import Digests, light_parts, run_on_ray, stored_pictures
 from benchmarks.photographs import SAMPLE, PhotographWeb
 from l2i_builder.config import Config
 from l2i_builder.configfile import load_config
@@ -55,10 +56,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=140)
     parser.add_argument("--folder", type=Path, default=SAMPLE, help="photographs (default: the sample's)")
+    parser.add_argument("--light", type=float, metavar="SHARE", help="models that cost nothing and refuse this share")
     parser.add_argument("--set", action="append", default=[], dest="overrides", metavar="KEY=VALUE")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
-    found = measure(args.images, args.folder, args.overrides)
+    make_parts = Parts.of if args.light is None else partial(light_parts, threshold=args.light)
+    found = measure(args.images, args.folder, args.overrides, make_parts)
     early, all_ = found["early"], found["all"]
     print(f"{args.images} photographs, {early['kept']} kept")
     print(f"  {'stage':18} {'images, early':>14} {'images, all':>12} {'saved':>7}")

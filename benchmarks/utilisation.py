@@ -103,7 +103,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     return {"rows": spent.rows, "kept": spent.kept, "wall": spent.wall, "busy": sorted(shares.values())}
 
 
-def arguments(given: list[str] | None = None) -> argparse.Namespace:
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", choices=["real", "paced"], default="real")
     parser.add_argument("--pace-ms", type=float, default=30.0, help="milliseconds an image of paced models")
@@ -117,11 +117,7 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--warm", type=int, default=2, help="batches of each actor before the clock starts")
     parser.add_argument("--set", action="append", default=[], dest="overrides", metavar="KEY=VALUE")
     parser.add_argument("--json", type=Path)
-    return parser.parse_args(given)
-
-
-def main() -> None:
-    args = arguments()
+    args = parser.parse_args()
     found = measure(args)
     rate = found["rows"] / found["wall"]
     print(f"{found['rows']} rows, {args.dead:.0%} of them dead, {args.latency_ms:g} ms an answer: {rate:.1f} rows/s")

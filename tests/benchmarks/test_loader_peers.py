@@ -31,7 +31,7 @@ def test_both_peers_stack_the_same_pixels(shards):
 @pytest.mark.slow
 def test_all_three_are_timed_on_the_same_shards(shards, tmp_path):
     report = tmp_path / "found.json"
-    loader.main(shards, size=32, workers=0, buffer=4, quick=True, json_file=report)
+    loader.main(shards, size=16, workers=0, buffer=4, quick=True, json_file=report)
     found = json.loads(report.read_text())
     assert found["samples_per_second"].keys() == {"loader", "webdataset", "datasets"}
     assert all(speed > 0 for speeds in found["samples_per_second"].values() for speed in speeds)

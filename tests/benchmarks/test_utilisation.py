@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from benchmarks.utilisation import arguments, measure, utilisation
+from benchmarks.utilisation import utilisation
 
 
 def test_busy_is_counted_between_the_warm_up_and_the_last_batch_begun(tmp_path):
@@ -22,10 +22,9 @@ def test_time_in_later_stages_counts_and_only_the_first_begins_batches(tmp_path)
 
 
 @pytest.mark.slow
-def test_dead_links_leave_rows_without_pixels_and_every_actor_is_watched(photographs):
-    command = ["--models", "paced", "--pace-ms", "5", "--images", "60", "--latency-ms", "20", "--batch-rows", "4"]
-    command += ["--folder", str(photographs), "--rows-per-shard", "30", "--warm", "1", "--set", "image.size=64"]
-    found = measure(arguments(command))
+def test_dead_links_leave_rows_without_pixels_and_every_actor_is_watched(benchmark):
+    options = ["--models", "paced", "--pace-ms", "5", "--images", "60", "--latency-ms", "20", "--batch-rows", "4"]
+    found, _ = benchmark("utilisation", *options, "--rows-per-shard", "30", "--warm", "1")
     assert (found["rows"], found["kept"]) == (60, 42)
     assert len(found["busy"]) == 2
     assert all(0 < share <= 1 for share in found["busy"])

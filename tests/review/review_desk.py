@@ -73,7 +73,12 @@ class Desk:
 
     def sent(self) -> None:
         """Wait until all that was said is stored and the page has heard so."""
-        self.page.wait_for_function("Object.keys(localStorage).every(key => !key.startsWith('l2i-review-op:'))")
+        waiting = "Object.keys(localStorage).filter(key => key.startsWith('l2i-review-op:')).length"
+        for _ in range(200):
+            if not self.page.evaluate(waiting):
+                return
+            self.page.wait_for_timeout(50)
+        raise AssertionError(f"{self.page.evaluate(waiting)} judgements were not stored within 10 s")
 
     def said(self, wanted: int) -> list[tuple[str, str, str, list[str]]]:
         """Wait until the reviewer has so many standing judgements; return them in order."""
