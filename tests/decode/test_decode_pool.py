@@ -9,6 +9,7 @@ import sys
 import textwrap
 import time
 from collections import Counter
+from contextlib import suppress
 
 import numpy as np
 import psutil
@@ -62,8 +63,13 @@ def config(**changes):
 
 
 def children():
-    """The decoder processes of this one."""
-    return [process for process in psutil.Process().children() if "l2i_builder.decode.child" in process.cmdline()]
+    """The decoder processes of this one. Others that have ended may wait beside them for whoever started them."""
+    found = []
+    for process in psutil.Process().children():
+        with suppress(psutil.NoSuchProcess):
+            if "l2i_builder.decode.child" in process.cmdline():
+                found.append(process)
+    return found
 
 
 @pytest.fixture

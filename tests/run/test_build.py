@@ -175,7 +175,9 @@ def ray_left_over(driver):
     """Whether Ray processes that a driver started still live; they notice its death by themselves."""
     import psutil
 
-    return any(process.ppid() == driver for process in psutil.process_iter() if process.pid != os.getpid())
+    return any(
+        process.info["ppid"] == driver for process in psutil.process_iter(["ppid"]) if process.pid != os.getpid()
+    )
 
 
 def test_metadata_and_output_live_in_an_object_store(finished_run, sample, web, s3_folder, tmp_path):
