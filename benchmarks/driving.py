@@ -143,4 +143,14 @@ def _disc(images: np.ndarray) -> np.ndarray:
     return np.repeat(disc[None].astype(np.uint8) * 255, len(images), axis=0)
 
 
-__all__ = ["Spent", "digest", "light_parts", "light_stages", "run_on_ray", "stored_pictures", "tree_cpu"]
+__all__ = [
+    "Silent",
+    "Spent",
+    "digest",
+    "light_parts",
+    "light_stages",
+    "run_on_ray",
+    "stored_pictures",
+    "toy_stages",
+    "tree_cpu",
+]

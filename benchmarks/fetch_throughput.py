@@ -16,7 +16,6 @@ measures instead what the HTTP clients alone cost, without decoding.
 from __future__ import annotations
 
 import argparse
-import asyncio
 import io
 import json
 import multiprocessing
@@ -35,12 +34,12 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from benchmarks import clients
+from benchmarks.loopback_web import HOST, MISSING, ok, serve_numbers
 from benchmarks.process_tree import ROOT, Spent, ended_by_signal, run_watched
 from benchmarks.venvs import venv
 from l2i_builder.output.codecs import decode
 from l2i_builder.output.shards import read_members
 
-HOST = "photos.test"
 IMAGES = 16  # different bodies, served in turn
 DEAD = {0: "404", 1: "refused", 2: "closed"}  # last digit of a link's number -> what becomes of it
 SIDES = ("l2i", "img2dataset")
@@ -75,36 +74,13 @@ def photographs(folder: Path, longer: int) -> list[bytes]:
 def serve(pipe: Connection, bodies: int | list[bytes], latency: float, dead: bool = False) -> None:
     """Serve until killed; sends the port through ``pipe``. bodies: JPEG files, or the side of synthetic ones; latency:
     seconds before each answer; dead: whether some links lead nowhere."""
-    head = b"HTTP/1.1 200 OK\r\nContent-Type: image/jpeg\r\nCache-Control: max-age=86400\r\nContent-Length: %d\r\n\r\n"
-    answers = [head % len(file) + file for file in (jpegs(bodies) if isinstance(bodies, int) else bodies)]
-    missing = b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"
+    answers = [ok(file) for file in (jpegs(bodies) if isinstance(bodies, int) else bodies)]
 
-    class Server(asyncio.Protocol):
-        transport: asyncio.Transport
+    def answer(number: int) -> tuple[bytes, bool]:
+        fate = DEAD.get(number % 10, "") if dead else ""
+        return {"404": MISSING, "closed": b""}.get(fate, answers[number % len(answers)]), fate == "closed"
 
-        def connection_made(self, transport: asyncio.BaseTransport) -> None:
-            assert isinstance(transport, asyncio.Transport)
-            self.transport = transport
-
-        def data_received(self, data: bytes) -> None:
-            for request in data.split(b"\r\n\r\n")[:-1]:  # a request fits one segment on loopback
-                number = int(request.split(b" ", 2)[1].strip(b"/.jpg"))
-                last = b"\r\nconnection: close" in request.lower()
-                fate = DEAD.get(number % 10, "") if dead else ""
-                answer = {"404": missing, "closed": b""}.get(fate, answers[number % len(answers)])
-                asyncio.get_running_loop().call_later(latency, self.answer, answer, last or fate == "closed")
-
-        def answer(self, answer: bytes, last: bool) -> None:
-            self.transport.write(answer)
-            if last:
-                self.transport.close()
-
-    async def main() -> None:
-        server = await asyncio.get_running_loop().create_server(Server, "127.0.0.1", 0, backlog=1024)
-        pipe.send(server.sockets[0].getsockname()[1])
-        await server.serve_forever()
-
-    asyncio.run(main())
+    serve_numbers(pipe, answer, latency)
 
 
 @contextmanager

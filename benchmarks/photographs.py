@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import multiprocessing
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -11,7 +10,8 @@ from types import TracebackType
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-HOST = "photos.test"
+from benchmarks.loopback_web import HOST, MISSING, ok, serve_numbers
+
 SAMPLE = Path("runs/sample-web/photos")  # what `make build-shards` gathers
 
 
@@ -61,27 +61,7 @@ def is_dead(number: int, share: float) -> bool:
 
 
 def _serve(pipe: Connection, files: list[Path], latency: float, dead: float) -> None:
-    head = b"HTTP/1.1 200 OK\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n"
-    bodies = [path.read_bytes() for path in files]
-    answers = [head % len(body) + body for body in bodies]
-    missing = b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"
-
-    class Server(asyncio.Protocol):
-        transport: asyncio.Transport
-
-        def connection_made(self, transport: asyncio.BaseTransport) -> None:
-            assert isinstance(transport, asyncio.Transport)
-            self.transport = transport
-
-        def data_received(self, data: bytes) -> None:
-            for request in data.split(b"\r\n\r\n")[:-1]:  # a request fits one segment on loopback
-                number = int(request.split(b" ", 2)[1].strip(b"/.jpg"))
-                answer = missing if is_dead(number, dead) else answers[number % len(answers)]
-                asyncio.get_running_loop().call_later(latency, self.transport.write, answer)
-
-    async def main() -> None:
-        server = await asyncio.get_running_loop().create_server(Server, "127.0.0.1", 0, backlog=1024)
-        pipe.send(server.sockets[0].getsockname()[1])
-        await server.serve_forever()
-
-    asyncio.run(main())
+    answers = [ok(path.read_bytes()) for path in files]
+    serve_numbers(
+        pipe, lambda number: (MISSING if is_dead(number, dead) else answers[number % len(answers)], False), latency
+    )

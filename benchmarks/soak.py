@@ -12,8 +12,6 @@ import argparse
 import asyncio
 import json
 import multiprocessing
-import os
-import sys
 import tempfile
 import threading
 import time
@@ -25,17 +23,14 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from benchmarks.fetch_throughput import HOST, serve
+from benchmarks.driving import Silent, toy_stages
+from benchmarks.fetch_throughput import serve
+from benchmarks.loopback_web import HOST
 from l2i_builder.config import Config
 from l2i_builder.configfile import load_config
 from l2i_builder.ingest import planning
 from l2i_builder.run.cluster import Driver, Parts, _make_source, start_ray
 from l2i_builder.run.resources import plan_layout
-
-TESTS = str(Path(__file__).parents[1] / "tests")
-os.environ["PYTHONPATH"] = os.pathsep.join([TESTS, os.environ.get("PYTHONPATH", "")])  # Ray's workers look there
-sys.path.insert(0, TESTS)
-from toy import Silent, toy_stages
 
 KINDS = {"ray::SourceWorker": "fetch actors", "ray::StageWorker": "stage actors", "ray::": "commit tasks, idle workers"}
 
