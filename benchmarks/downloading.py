@@ -10,6 +10,9 @@ from __future__ import annotations
 
 import json
 import sys
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +21,11 @@ import cv2
 from l2i_builder.config import Config
 from l2i_builder.configfile import load_config
 from l2i_builder.ingest import planning
+from l2i_builder.ingest.planning import InputShard
 from l2i_builder.output.ledger import plain, write_ledger
 from l2i_builder.output.shards import write_tar
 from l2i_builder.sample import Row
-from l2i_builder.source.source import make_source
+from l2i_builder.source.source import Source, make_source
 
 
 def members(row: Row, image: Any) -> dict[str, bytes]:
@@ -32,17 +36,22 @@ def members(row: Row, image: Any) -> dict[str, bytes]:
 
 
 def download(config: Config) -> None:
+    """Write all shards, two at a time: while one waits for its last answers, the other one's pictures are decoded."""
     cv2.setNumThreads(1)
     source = make_source(config)
-    for shard in planning.plan(config).shards:
-        samples, rows = [], []
-        for batch in source.batches(shard):
-            rows += batch.rows
-            assert batch.image is not None
-            samples += [(row.key, members(row, image)) for row, image in zip(batch.live_rows, batch.image, strict=True)]
-        write_tar(samples, f"{config.out}/{shard.name}.tar")
-        Path(f"{config.out}/{shard.name}.parquet").write_bytes(write_ledger(rows, {"shard": shard.number}))
+    with ThreadPoolExecutor(2) as pool:
+        deque(pool.map(partial(_write, source, config), planning.plan(config).shards), maxlen=0)
     source.close()
+
+
+def _write(source: Source, config: Config, shard: InputShard) -> None:
+    samples, rows = [], []
+    for batch in source.batches(shard):
+        rows += batch.rows
+        assert batch.image is not None
+        samples += [(row.key, members(row, image)) for row, image in zip(batch.live_rows, batch.image, strict=True)]
+    write_tar(samples, f"{config.out}/{shard.name}.tar")
+    Path(f"{config.out}/{shard.name}.parquet").write_bytes(write_ledger(rows, {"shard": shard.number}))
 
 
 if __name__ == "__main__":

@@ -24,6 +24,9 @@ from l2i_builder.errors import ClusterError
 from l2i_builder.sample import Reason
 
 _START_SECONDS = 120.0  # a child takes a fraction of a second; cold network file systems have been seen to take long
+# glibc's allocator keeps what one image needed for the next, in place of asking the kernel for zeroed pages each time:
+# half of the system time of decoding, a tenth of the whole.
+_ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": 32 * 2**20, "MALLOC_TRIM_THRESHOLD_": 64 * 2**20, "MALLOC_TOP_PAD_": 16 * 2**20}
 
 
 class DecoderPool:
@@ -177,4 +180,6 @@ def _environment() -> dict[str, str]:
     """What a child needs to import the same modules, and nothing else."""
     kept = {name: os.environ[name] for name in ("LD_LIBRARY_PATH", "PATH", "TMPDIR") if name in os.environ}
     # One image, one thread: BLAS would reserve tens of megabytes of address space for each core.
-    return {**kept, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path), "OPENBLAS_NUM_THREADS": "1"}
+    modules = os.pathsep.join(path for path in sys.path if path)
+    allocator = {name: str(size) for name, size in _ALLOCATOR.items()}
+    return {**kept, **allocator, "PYTHONPATH": modules, "OPENBLAS_NUM_THREADS": "1"}

@@ -77,18 +77,20 @@ class Connections:
         if proxy and target.scheme == "http":
             line, key, headers = str(target), ("proxy", *proxy[:2]), headers + proxy.header
         raw = b"GET %b HTTP/1.1\r\nHost: %b\r\n%b\r\n" % (line.encode(), target.authority.encode(), headers)
-        while True:
-            kept = self._take(key)
-            connection = kept or await self._connect(target, proxy)
-            try:
-                answer = await connection.request(raw, wanted, max_bytes, truncate)
-            except Refusal:
-                if kept and not kept.answered:
-                    continue  # the server had closed it meanwhile, or said something nobody asked for
+        kept = self._take(key)
+        connection = kept or await self._connect(target, proxy)
+        try:
+            answer = await connection.request(raw, wanted, max_bytes, truncate)
+        except Refusal:
+            if not kept or kept.answered:
                 raise
-            if connection.reusable:
-                self._keep(key, connection)
-            return answer
+            # The server had closed it meanwhile, or said something nobody asked for. A new connection tells whether it
+            # is this request that ends so: the other idle ones would each be lost to it, one after another.
+            connection = await self._connect(target, proxy)
+            answer = await connection.request(raw, wanted, max_bytes, truncate)
+        if connection.reusable:
+            self._keep(key, connection)
+        return answer
 
     async def close(self) -> None:
         """Close the idle connections."""

@@ -118,12 +118,14 @@ def weight_digests(config: Config) -> dict[str, str]:
 
     Raises WeightsError on a digest that differs, before anything else is downloaded.
     """
+    from l2i_builder.decode.decoder import ALGORITHM
     from l2i_builder.inpaint.inpainter import ALGORITHMS
     from l2i_builder.judge.judges import load_head
     from l2i_builder.safety.blocklists import Blocklists
     from l2i_builder.weights.registry import file_sha256, resolve
 
     digests = Blocklists(config.safety).digests()
+    digests["image: resize"] = hashlib.sha256(ALGORITHM.encode()).hexdigest()
     if config.safety.nsfw.enabled:
         from l2i_builder.safety.nsfw import weights_path
 

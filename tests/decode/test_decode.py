@@ -263,6 +263,13 @@ def test_large_jpegs_decoded_small_look_like_full_decodes():
     assert np.sqrt((error**2).mean()) < 1
 
 
+def test_downscaling_leaves_no_rings_at_edges():
+    edge = np.full((150, 150), 60, np.uint8)
+    edge[:, 77:] = 200
+    decoded = decode(encode(Image.fromarray(edge), "PNG"), config()).image
+    assert (decoded.min(), decoded.max()) == (60, 200)
+
+
 def test_small_sources_are_enlarged():
     assert decode(encode(picture(20, 20), "PNG"), config(min_size=20)).image.shape == (64, 64, 3)
 

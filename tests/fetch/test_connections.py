@@ -84,6 +84,19 @@ class TestReuse:
             run(web, "/closed")
         assert web.connections == 1
 
+    def test_a_request_that_gets_no_answer_costs_one_idle_connection(self):
+        async def main(web: HostileWeb) -> None:
+            pool = Connections(Guard(web.connect_to), None, 5, {})
+            await asyncio.gather(*(get(pool, web, "/ok.jpg") for _ in range(4)))
+            with pytest.raises(Refusal, match="connect_error"):
+                await get(pool, web, "/closed")
+            await asyncio.gather(*(get(pool, web, "/ok.jpg") for _ in range(3)))
+            await pool.close()
+
+        with HostileWeb() as web:
+            asyncio.run(main(web))
+            assert web.connections == 4 + 1
+
     def test_idle_ones_are_closed_after_a_while(self, monkeypatch):
         monkeypatch.setattr(connections_module, "KEEPALIVE", 0.05)
 
