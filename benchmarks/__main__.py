@@ -22,6 +22,7 @@ from pathlib import Path
 BENCHMARKS = {
     "overhead-real": "overhead --models real --images 140",
     "overhead-light": "overhead --models light --images 2000",
+    "flame": "flame --models light --images 800",
     "utilisation-real": "utilisation --models real --images 280",
     "utilisation-paced": "utilisation --models paced --pace-ms 60 --images 3000 --rows-per-shard 500",
     "early-rejection": "early_rejection --images 140",

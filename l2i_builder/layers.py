@@ -35,7 +35,8 @@ def hole(mask: np.ndarray, threshold: float, dilate: int) -> np.ndarray:
     if radius:
         disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1))
         selected = cv2.dilate(selected, disc)
-    blocks = selected.reshape(height // GRID, GRID, width // GRID, GRID).any(axis=(1, 3))
+    rows = np.ascontiguousarray(selected).view(np.uint64) != 0  # eight pixels at once: [H, W / 8]
+    blocks = rows.reshape(height // GRID, GRID, width // GRID).any(axis=1)
     return blocks.repeat(GRID, axis=0).repeat(GRID, axis=1)
 
 

@@ -83,17 +83,18 @@ def encode_members(
         "txt": row.caption.encode("utf-8", "replace"),
         "json": b"",
     }
-    stack = [np.dstack([front, mask])]
+    stack = [(front, mask)]
     for number, (m, further_background) in enumerate(further, start=2):
         front, filled, behind = _cut(filled, behind, m, further_background, config)
         members.update(zip(further_names(number), (_foreground_png(front), png(m), behind), strict=True))
-        stack.append(np.dstack([front, m]))
+        stack.append((front, m))
     for number in range(2 + len(further), config.layers.count):
         empty = _empty_layer(mask.shape, config.layers.foreground_fill)
         members.update(zip(further_names(number), (*empty, behind), strict=True))
     info = sample_info(row, image.shape, config)
     if config.layers.count > 2:
-        info["composite_error"] = layers.difference(layers.flatten(stack, decode(behind, "RGB")), decode(stored, "RGB"))
+        flat = layers.flatten([np.dstack(pair) for pair in stack], decode(behind, "RGB"))
+        info["composite_error"] = layers.difference(flat, decode(stored, "RGB"))
     members["json"] = json.dumps(info, ensure_ascii=True, allow_nan=False).encode()
     return members
 
