@@ -213,7 +213,10 @@ class Cluster(Section):
     batch_rows: Positive = Field(32, description="input rows of a batch")
     window: Count = Field(0, description="batches in flight; 0 = three per model actor")
     shards_in_flight: Count = Field(0, description="shards open at once; 0 = one per fetch actor, and a quarter more")
-    call_timeout: Seconds = Field(1800.0, description="seconds for one batch in one group; a hung actor is replaced")
+    call_timeout: Seconds = Field(
+        1800.0,
+        description="seconds for one batch in one group, and for the next of a fetch actor; a hung one is replaced",
+    )
     attempts: Positive = Field(3, description="attempts at a shard before it is listed as failed")
 
 

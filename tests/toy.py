@@ -42,11 +42,19 @@ def toy_config(metadata: Path, out: Path, *overrides: str) -> Config:
     return load_config(None, [*small, *overrides], metadata=str(metadata), out=str(out))
 
 
+def first_time(what: str, fault: str) -> bool:
+    """Whether ``fault`` is ``what`` and a file that does not exist yet; makes the file."""
+    if not fault.startswith(what) or (mark := Path(fault.removeprefix(what))).exists():
+        return False
+    mark.touch()
+    return True
+
+
 class ToySource:
     """Makes an image of each row from its key; every tenth row fails to be fetched."""
 
-    def __init__(self, config: Config, pause: float = 0.0) -> None:
-        self.config, self.pause = config, pause
+    def __init__(self, config: Config, pause: float = 0.0, fault: str = "") -> None:
+        self.config, self.pause, self.fault = config, pause, fault
 
     def batches(self, shard):
         rows = read_rows(shard, self.config)
@@ -58,6 +66,8 @@ class ToySource:
     def batches_of(self, rows, shard):
         for start in range(0, len(rows), self.config.cluster.batch_rows):
             time.sleep(self.pause)
+            if start and first_time("fetch hangs once ", self.fault):
+                time.sleep(600)
             part = rows[start : start + self.config.cluster.batch_rows]
             live = np.array([i for i, row in enumerate(part) if row.kept], np.int64)
             side = self.config.image.size
@@ -118,14 +128,11 @@ class ToySegment(stages.SegmentStage):
             raise ValueError("a bad sample is among them")
         if self.fault == "one" and images.astype(np.int64).sum() % 7 == 0:
             raise ValueError("this is the bad sample")
-        if self.fault.startswith("die once ") and not Path(mark := self.fault.removeprefix("die once ")).exists():
-            Path(mark).touch()
+        if first_time("die once ", self.fault):
             os.kill(os.getpid(), signal.SIGKILL)
-        if self.fault.startswith("hang once ") and not Path(mark := self.fault.removeprefix("hang once ")).exists():
-            Path(mark).touch()
+        if first_time("hang once ", self.fault):
             time.sleep(600)
-        if self.fault.startswith("memory once ") and not Path(mark := self.fault.removeprefix("memory once ")).exists():
-            Path(mark).touch()
+        if first_time("memory once ", self.fault):
             limit = resource.getrlimit(resource.RLIMIT_AS)
             resource.setrlimit(resource.RLIMIT_AS, (psutil.Process().memory_info().vms + 2**28, limit[1]))
             try:
@@ -166,7 +173,7 @@ def toy_stages(config, pause, fault, names, device="cpu", threads=1):
 
 
 def toy_parts(config: Config, pause: float = 0.0, fault: str = "") -> Parts:
-    return Parts(partial(ToySource, config), partial(toy_stages, config, pause, fault))
+    return Parts(partial(ToySource, config, fault=fault), partial(toy_stages, config, pause, fault))
 
 
 class Silent:

@@ -134,14 +134,22 @@ class Pool:
         raise AssertionError("unreachable")
 
     async def stream(self, *args: Any) -> AsyncGenerator[tuple[Any, str], None]:
-        """Yield (ref, node) of everything ``actor.stream(*args)`` yields, holding one slot meanwhile."""
+        """Yield (ref, node) of everything ``actor.stream(*args)`` yields, holding one slot meanwhile.
+
+        Raises ClusterError where the actor is silent for ``timeout`` seconds while somebody waits for it.
+        """
         actor, where = await self._slots.get()
         refs = actor.stream.options(num_returns="streaming", _generator_backpressure_num_objects=2).remote(*args)
         self._busy += 1
         try:
-            async for ref in refs:
+            while (ref := await _next(refs, self.timeout)) is not None:
                 yield ref, where
             await refs.completed()  # a generator's death arrives as a last, poisoned ref: ask
+        except TimeoutError as error:
+            ray.kill(actor, no_restart=False)
+            self.restarts += 1
+            self._spawn(self._revive(actor))
+            raise ClusterError(f"a {self.name} actor gave nothing for {self.timeout:g} s; it is replaced.") from error
         except (ActorDiedError, ActorUnavailableError):
             self.restarts += 1
             self._spawn(self._revive(actor))
@@ -234,3 +242,9 @@ class Pool:
     def _fail(self, error: L2IError) -> None:
         if not self.fatal.done():
             self.fatal.set_exception(error)
+
+
+async def _next(refs: Any, seconds: float) -> Any:
+    """Return the next ref of a stream, None after the last. Raises TimeoutError."""
+    async with asyncio.timeout(seconds):
+        return await anext(refs, None)

@@ -223,6 +223,7 @@ KINDS: dict[str, Callable[[Round], None]] = {
     "SIGKILL of a raylet": lambda run: lose_node(run, whole=False),
     "loss of a node": lambda run: lose_node(run, whole=True),
     "a stage that hangs": lambda run: fault_inside(run, "hang once"),
+    "a fetch actor that hangs": lambda run: fault_inside(run, "fetch hangs once"),
     "a stage out of memory": lambda run: fault_inside(run, "memory once"),
     "a stage that raises on a sample": lambda run: fault_inside(run, "one"),
     "object store pressure": store_pressure,

@@ -95,6 +95,14 @@ def test_a_hung_actor_is_replaced(metadata, tmp_path, yardstick):
     assert contents(tmp_path / "out") == yardstick
 
 
+def test_a_hung_fetch_actor_is_replaced_and_its_shard_tried_again(metadata, tmp_path, yardstick):
+    config = toy_config(metadata, tmp_path / "out", "cluster.call_timeout=15")
+    outcome, progress = drive(config, fault=f"fetch hangs once {tmp_path}/mark")
+    assert outcome.restarts >= 1
+    assert "a fetch actor gave nothing for 15 s; it is replaced" in " ".join(progress.notes)
+    assert contents(tmp_path / "out") == yardstick
+
+
 def test_one_bad_sample_costs_that_sample(metadata, tmp_path, yardstick):
     outcome, _ = drive(toy_config(metadata, tmp_path), fault="one")
     assert outcome.failed == {}
