@@ -214,9 +214,9 @@ class Stream:
         self._produce()
 
     def fail(self, error: Exception) -> None:
-        """End with an error: as in Ray, it comes as a last object that cannot be had."""
+        """End with an error: as in Ray, a last object, of its own where the code raised, else the end's."""
         if not self.end.ready:
-            last = Ref()
+            last = Ref() if isinstance(error, RayTaskError) else self.end
             last.settle(error=error)
             self.made.append(last)
             self.end.settle(error=error)

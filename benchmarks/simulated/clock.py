@@ -30,6 +30,9 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         selector = _Jump()
         selector.loop = self
         super().__init__(selector)
+        # A timer is due from this much before its time. As fine as a real clock's, it would be lost beside a time of
+        # months, and a timer rounded down would be waited for without end.
+        self._clock_resolution = 1e-6
 
     def time(self) -> float:
         return self.now

@@ -26,7 +26,7 @@ class Node:
     alive: bool = True
     free_cpus: float = field(init=False)
     free_gpus: float = field(init=False)
-    actors: set[Actor] = field(default_factory=set)
+    actors: dict[Actor, None] = field(default_factory=dict)  # a set in the order of arrival: draws repeat themselves
 
     def __post_init__(self) -> None:
         self.free_cpus, self.free_gpus = self.cpus, self.gpus
@@ -72,7 +72,7 @@ class Cluster:
         suited = bool(actor.gpus)
         node = max(fitting, key=lambda one: ((one.gpus > 0) == suited, one.free_gpus, one.free_cpus))
         node.free_cpus, node.free_gpus = node.free_cpus - actor.cpus, node.free_gpus - actor.gpus
-        node.actors.add(actor)
+        node.actors[actor] = None
         actor.start(node)
 
     def leave(self, actor: Actor) -> None:
@@ -80,7 +80,7 @@ class Cluster:
         node, actor.node = actor.node, None
         if node is not None:
             node.free_cpus, node.free_gpus = node.free_cpus + actor.cpus, node.free_gpus + actor.gpus
-            node.actors.discard(actor)
+            node.actors.pop(actor, None)
             self._place_waiting()
 
     def _place_waiting(self) -> None:
@@ -105,9 +105,9 @@ class Cluster:
 
     async def _kill_actors(self) -> None:
         while True:
-            await asyncio.sleep(self.random.expovariate(self.rate.actor_deaths * len(self.actors) / 3600))
-            actor = self.random.choice(self.actors)
-            if actor.node is None:
+            await asyncio.sleep(self.random.expovariate(self.rate.actor_deaths * max(1, len(self.actors)) / 3600))
+            actor = self.random.choice(self.actors) if self.actors else None
+            if actor is None or actor.node is None:
                 continue
             if self.random.random() < self.rate.hangs and actor.current is not None:
                 self.counts.hangs += 1

@@ -36,7 +36,7 @@ from l2i_builder.sample import Batch
 if TYPE_CHECKING:
     from l2i_builder.stages import Stage
 
-RETRY_PAUSE = 0.5  # seconds before the second attempt at a shard; doubles
+RETRY_PAUSE, LONGEST_PAUSE = 0.5, 60.0  # seconds before the second attempt at a shard; doubles up to the longest
 COMMIT_PAUSES = (1.0, 5.0, 20.0)  # seconds before storage that refused a commit is asked again
 IDLE_MS = 600_000  # milliseconds a worker of a local Ray may wait for the next commit
 NODE_SECONDS = 60.0  # in which a node has to say whether it can read the output folder
@@ -222,7 +222,7 @@ class Driver:
                 note = f"shard {shard.name}: attempt {attempt} of {attempts} failed: {text}"
                 self.progress.note(note, shard.name, attempt)
                 self.outcome.failed[shard.name] = f"{type(cause).__name__}: {text}"
-                await asyncio.sleep(RETRY_PAUSE * 2 ** (attempt - 1))
+                await asyncio.sleep(min(RETRY_PAUSE * 2 ** (attempt - 1), LONGEST_PAUSE))
             else:
                 self.outcome.add(manifest)
                 self.progress.shard_done(manifest)

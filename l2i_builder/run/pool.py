@@ -24,7 +24,7 @@ from l2i_builder.errors import ClusterError, L2IError
 from l2i_builder.run.observe import PoolState
 
 READY_TRIES = 3  # times an actor may raise while it loads before it is given up
-CALL_TRIES = 3  # actors a batch is tried on before its shard's attempt fails
+CALL_TRIES = 3  # actors a call is tried on before its shard's attempt fails
 PATIENCE = 120.0  # seconds without an answer from a starting actor before people are told
 
 
@@ -136,32 +136,39 @@ class Pool:
     async def stream(self, *args: Any) -> AsyncGenerator[tuple[Any, str], None]:
         """Yield (ref, node) of everything ``actor.stream(*args)`` yields, holding one slot meanwhile.
 
-        Raises ClusterError where the actor is silent for ``timeout`` seconds while somebody waits for it.
+        An actor that is dead before it gave anything costs another try elsewhere. Raises ClusterError where it is
+        silent for ``timeout`` seconds while somebody waits for it.
         """
-        actor, where = await self._slots.get()
-        refs = actor.stream.options(num_returns="streaming", _generator_backpressure_num_objects=2).remote(*args)
-        self._busy += 1
-        try:
-            while (ref := await _next(refs, self.timeout)) is not None:
-                yield ref, where
-            await refs.completed()  # a generator's death arrives as a last, poisoned ref: ask
-        except TimeoutError as error:
-            ray.kill(actor, no_restart=False)
-            self.restarts += 1
-            self._spawn(self._revive(actor))
-            raise ClusterError(f"a {self.name} actor gave nothing for {self.timeout:g} s; it is replaced.") from error
-        except (ActorDiedError, ActorUnavailableError):
-            self.restarts += 1
-            self._spawn(self._revive(actor))
-            raise
-        except BaseException:
-            ray.cancel(refs)
-            self._spawn(self._revive(actor))
-            raise
-        else:
-            self._slots.put(actor, where)
-        finally:
-            self._busy -= 1
+        for left in reversed(range(CALL_TRIES)):
+            actor, where = await self._slots.get()
+            refs = actor.stream.options(num_returns="streaming", _generator_backpressure_num_objects=2).remote(*args)
+            given = False
+            self._busy += 1
+            try:
+                while (ref := await _next(refs, self.timeout)) is not None:
+                    given = True
+                    yield ref, where
+                await refs.completed()  # raises what the source raised
+            except TimeoutError as error:
+                ray.kill(actor, no_restart=False)
+                self.restarts += 1
+                self._spawn(self._revive(actor))
+                silent = f"a {self.name} actor gave nothing for {self.timeout:g} s; it is replaced."
+                raise ClusterError(silent) from error
+            except (ActorDiedError, ActorUnavailableError):
+                self.restarts += 1
+                self._spawn(self._revive(actor))
+                if given or not left:
+                    raise
+            except BaseException:
+                ray.cancel(refs)
+                self._spawn(self._revive(actor))
+                raise
+            else:
+                self._slots.put(actor, where)
+                return
+            finally:
+                self._busy -= 1
 
     def state(self) -> PoolState:
         """What the pool is doing; may be asked from any thread."""
@@ -208,6 +215,7 @@ class Pool:
         """Wait until an actor answers; Ray may be restarting it, or waiting for a node to put it on."""
         while True:
             answer = asyncio.wrap_future(actor.ready.remote().future())
+            answer.add_done_callback(lambda one: one.cancelled() or one.exception())  # at the end nobody asks any more
             while not (await asyncio.wait({answer}, timeout=PATIENCE))[0]:
                 self._tell_waiting()
             try:
@@ -245,6 +253,9 @@ class Pool:
 
 
 async def _next(refs: Any, seconds: float) -> Any:
-    """Return the next ref of a stream, None after the last. Raises TimeoutError."""
+    """Return the next ref of a stream, None after the last. Raises TimeoutError, and what ended its actor."""
     async with asyncio.timeout(seconds):
-        return await anext(refs, None)
+        ref = await anext(refs, None)
+    if ref is refs.completed():  # Ray's way to say that the actor is dead
+        await ref
+    return ref

@@ -26,6 +26,17 @@ def test_no_row_is_lost_or_doubled_whatever_goes_wrong():
     }
     assert found.rerun > 0
     assert found.restarts >= found.troubles["actor_deaths"] / 2
+    again = simulate(found.setting)
+    assert (again.hours, again.troubles, again.rerun) == (found.hours, found.troubles, found.rerun)
+
+
+def test_shards_wait_a_minute_at_most_between_attempts():
+    """Some shards need dozens of attempts: a pause that doubled with each would come to years."""
+    rate = Rate(*[0.0] * 5, bad_streams=0.0, bad_batches=0.3, bad_commits=0.0)
+    found = simulate(Setting(8, 6, 400, 100, rate=rate, overrides=("cluster.attempts=1000",)))
+    assert found.failed == {}
+    assert found.troubles["bad_batches"] > 20
+    assert found.hours < 2
 
 
 def calls(setting):
@@ -76,6 +87,13 @@ def test_virtual_time_jumps_and_a_standstill_is_told():
         return loop.now
 
     assert clock.run(weeks) == pytest.approx(21 * 86_400)
+
+    async def years(loop):
+        for _ in range(200):
+            await asyncio.sleep(1_234_567.1)
+        return loop.now
+
+    assert clock.run(years) == pytest.approx(200 * 1_234_567.1)
 
     async def forever(loop):
         await loop.create_future()

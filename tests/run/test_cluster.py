@@ -103,6 +103,33 @@ def test_a_hung_fetch_actor_is_replaced_and_its_shard_tried_again(metadata, tmp_
     assert contents(tmp_path / "out") == yardstick
 
 
+def test_dead_fetch_actors_that_were_idle_cost_no_attempt():
+    """Their slots are still among the free ones: a stream passes on to one that lives."""
+
+    class Source:
+        def batches(self, shard):
+            yield from (f"{shard} {number}" for number in range(5))
+
+    async def main():
+        worker = ray.remote(num_cpus=0, max_restarts=-1)(SourceWorker)
+        fetch = pool.Pool("fetch", lambda: worker.remote(Source), 3, 1, 60.0, print)
+        await asyncio.gather(*fetch._tasks)  # until all are ready
+        for actor in fetch._actors[:2]:
+            ray.kill(actor)
+        await asyncio.sleep(1)
+        found = [await ref async for ref, _ in fetch.stream("shard")]
+        restarts, starting = fetch.restarts, fetch.state().starting
+        await asyncio.gather(*fetch._tasks)
+        assert fetch.state().free == 3
+        fetch.close()
+        return found, restarts, starting
+
+    found, restarts, starting = asyncio.run(main())
+    assert found == [f"shard {number}" for number in range(5)]
+    assert restarts == 2
+    assert 0 <= starting <= 2
+
+
 def test_one_bad_sample_costs_that_sample(metadata, tmp_path, yardstick):
     outcome, _ = drive(toy_config(metadata, tmp_path), fault="one")
     assert outcome.failed == {}
