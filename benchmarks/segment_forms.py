@@ -1,4 +1,4 @@
-"""Forms of the ONNX segmenters: options of onnxruntime, and OpenVINO."""
+"""Forms of the ONNX segmenters: onnxruntime with its options, ncnn, and OpenVINO."""
 
 from __future__ import annotations
 
@@ -17,13 +17,14 @@ from benchmarks.forms import Run, by_turns
 from benchmarks.venvs import venv
 from classifiers.scenes import iou
 from l2i_builder.config import Segment
+from l2i_builder.segment.networks import OnnxruntimeNetwork
 from l2i_builder.segment.onnx import OnnxSegmenter
 from l2i_builder.segment.segmenter import to_mask
 from l2i_builder.weights.registry import resolve
 
 OPENVINO = ("openvino==2026.4.1", "numpy==2.4.6")
 LEVELS = onnxruntime.GraphOptimizationLevel
-REFERENCE = "as built: 1 thread, no spinning"
+REFERENCE = "onnxruntime: 1 thread, no spinning"
 
 
 def sessions(path: Path, folder: Path) -> dict[str, Callable[[], Any]]:
@@ -78,10 +79,15 @@ def measure(
     for name in names:
         path = resolve(name)
         with tempfile.TemporaryDirectory() as folder:
-            forms = {REFERENCE: OnnxSegmenter(path, Segment(backend=name), "cpu", 1)}
+            plain = Segment(backend=name, runtime="onnxruntime")
+            forms = {REFERENCE: OnnxSegmenter(path, plain, "cpu", 1)}
+            forms["ncnn: 1 thread"] = OnnxSegmenter(path, Segment(backend=name, runtime="ncnn"), "cpu", 1)
+            forms["ncnn: 2 threads"] = OnnxSegmenter(path, Segment(backend=name, runtime="ncnn"), "cpu", 2)
             for form, make in sessions(path, Path(folder)).items():
-                forms[form] = OnnxSegmenter(path, Segment(backend=name), "cpu", 1)
-                forms[form]._session = make()
+                forms[form] = OnnxSegmenter(path, plain, "cpu", 1)
+                network = OnnxruntimeNetwork(path, "cpu", 1)
+                network.session = make()
+                forms[form].network = network
             runs = by_turns({form: partial(model, batch) for form, model in forms.items()}, len(batch), rounds)
             if openvino:
                 for hint in ("LATENCY", "THROUGHPUT"):

@@ -101,12 +101,16 @@ class Segment(Section):
     weights: str = Field("", description="name in `l2i weights list` or a local path; empty = the backend's own")
     sha256: str = Field("", description="digest of weights given by path; required for pickled checkpoints")
     resolution: Count = Field(0, description="side the model sees; 0 = the backend's own")
+    runtime: Literal["auto", "ncnn", "onnxruntime"] = Field(
+        "auto", description="what runs ONNX graphs; auto: ncnn for u2net and u2netp on CPUs, else onnxruntime"
+    )
     dtype: Literal["auto", "float32", "bfloat16"] = Field("auto", description="auto: bfloat16 on GPUs that have it")
     batch: Positive = how(8, "images a forward pass")
     compile: bool = Field(False, description="inspyrenet through torch.compile: minutes at the start, then faster")
 
     def inert(self) -> set[str]:
-        return set() if self.compile and self.backend == "inspyrenet" else {"compile"}
+        inert = set() if self.compile and self.backend == "inspyrenet" else {"compile"}
+        return inert | ({"runtime"} if self.backend == "inspyrenet" else set())
 
 
 class Further(Section):

@@ -205,7 +205,7 @@ def pull(name: str, sha256: str = "", progress: Progress | None = None) -> Path:
         return _verified(path, entry.sha256)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with _lock(folder / f"{entry.filename}.lock"):
+        with locked(folder / f"{entry.filename}.lock"):
             if not path.is_file():  # another process may have been faster
                 _fetch(entry, folder, path, progress)
     except OSError as error:
@@ -283,7 +283,8 @@ def _fetch(entry: Weights, folder: Path, path: Path, progress: Progress | None) 
 
 
 @contextmanager
-def _lock(path: Path) -> Iterator[None]:
+def locked(path: Path) -> Iterator[None]:
+    """Hold a lock on ``path``, which is made; other processes wait."""
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)  # released when the file closes, also if the process dies
         yield

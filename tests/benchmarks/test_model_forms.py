@@ -33,12 +33,13 @@ def test_forms_take_turns_and_each_is_held_to_the_first() -> None:
     assert "0.25" in table("title", runs, close).splitlines()[-1]
 
 
-def test_options_of_onnxruntime_change_no_mask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_runtimes_and_their_options_change_no_mask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "bright.onnx").write_bytes(saliency_model(320))
     monkeypatch.setattr(segment_forms, "resolve", lambda name: tmp_path / "bright.onnx")
+    monkeypatch.setenv("L2I_CACHE", str(tmp_path))
     images = [toy_image(f"photograph {number}", 128) for number in range(2)]
     ((runs, close),) = segment_forms.measure(images, 1, ["u2net"], openvino=False, venvs=None).values()
-    assert len(runs) == 1 + len(segment_forms.sessions(tmp_path / "bright.onnx", tmp_path))
+    assert len(runs) == 3 + len(segment_forms.sessions(tmp_path / "bright.onnx", tmp_path))
     assert runs[segment_forms.REFERENCE].result.any()
     assert {numbers["least IoU"] for numbers in close.values()} == {1.0}
     assert max(numbers["mean difference"] for numbers in close.values()) < 0.01

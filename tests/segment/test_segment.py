@@ -48,14 +48,20 @@ class TestStretching:
         np.testing.assert_array_equal(mask, [[0, 64, 191, 255]] * 2)
 
 
+@pytest.mark.parametrize("runtime", ["ncnn", "onnxruntime"])
 class TestOnnx:
+    @pytest.fixture(autouse=True)
+    def chosen(self, runtime: str, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.runtime = runtime
+        monkeypatch.setenv("L2I_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+
     @pytest.fixture
     def path(self, tmp_path: Path) -> str:
         (tmp_path / "bright.onnx").write_bytes(saliency_model(32))
         return str(tmp_path / "bright.onnx")
 
     def config(self, path: str, **keys: Any) -> Segment:
-        return Segment(**{"backend": "u2net", "weights": path, "resolution": 32, **keys})
+        return Segment(**{"backend": "u2net", "weights": path, "resolution": 32, "runtime": self.runtime, **keys})
 
     def test_the_bright_object_is_found_at_the_images_size(self, path: str) -> None:
         image = photo()
