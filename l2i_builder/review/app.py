@@ -62,11 +62,16 @@ class Review:
         self._look_at = time.monotonic() + LOOK_AGAIN
 
     def state(self, reviewer: str) -> Answer:
-        """Return the run, the queues with their progress, and the agreement of reviewers."""
+        """Return the run, the queues with their progress, and the agreement of reviewers.
+
+        ``at``, here and in other answers: the position (see ``Board.catch_up``) which the progress has at least
+        reached; of two answers that cross on their way, the page believes the higher one.
+        """
         self._look_again()
-        self.board.catch_up()
+        at = self.board.catch_up()
         run = self.samples.run
         return {
+            "at": at,
             "run": {"name": visible(PurePosixPath(run.out).name or run.out, 80), "digest": run.digest[:12]},
             "shards": {"opened": len(self.samples.opened), "finished": len(run.finished), "all": run.planned_shards},
             "queues": [self._queue(name, reviewer) for name in self.queues.names()],
@@ -88,7 +93,7 @@ class Review:
 
     def next(self, reviewer: str, queue: str, have: list[str], opened: bool) -> Answer:
         """Hand out samples. ``have``: keys the browser holds already; ``opened``: the queue was just chosen."""
-        self.board.catch_up()
+        at = self.board.catch_up()
         try:
             if opened:
                 self.queues.release(reviewer, have)
@@ -102,7 +107,7 @@ class Review:
                 f"The last {left} samples are on other reviewers' screens. "
                 "What they leave comes back within ten minutes."
             )
-        return {"items": [item(sample) for sample in taken], "progress": progress}
+        return {"at": at, "items": [item(sample) for sample in taken], "progress": progress}
 
     def judge(self, reviewer: str, body: Answer) -> Answer:
         """Store a judgement or a skip. What was known of the sample is taken from the run, never from the browser."""
@@ -140,7 +145,7 @@ class Review:
         except ValueError as problem:
             raise Refused(400, str(problem)) from problem
         self.queues.settle(key)
-        answer = {"saved": stored.id, "progress": self._queue(queue, reviewer)}
+        answer = {"at": self.board.catch_up(), "saved": stored.id, "progress": self._queue(queue, reviewer)}
         return answer | ({"agreement": _finite(self.board.agreement())} if queue == SECOND else {})
 
     def undo(self, reviewer: str, body: Answer) -> Answer:

@@ -68,7 +68,6 @@ class Desk:
         else:
             self.page.click(f"[data-queue='{queue}']")
         self.page.wait_for_selector(f"[data-queue='{queue}'][aria-pressed=true], #reasons.chosen", state="attached")
-        self.page.wait_for_timeout(100)
         self.settle()
 
     def sent(self) -> None:

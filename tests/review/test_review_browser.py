@@ -91,6 +91,25 @@ def test_ten_samples_by_keyboard_then_reload_undo_and_export(desk, served, tmp_p
     assert len(table) == 13
 
 
+def test_of_two_answers_that_cross_on_their_way_the_newer_count_stays(desk):
+    held = []
+    desk.page.route("**/api/next", lambda route: held.append((route, route.fetch())))
+    for _ in range(20):
+        desk.judge("g")
+        desk.sent()
+        if held:
+            break
+    desk.judge("s")
+    desk.sent()
+    newer = desk.text("#progress")
+    assert "1 skipped by you" in newer
+    (route, answer), *_ = held
+    with desk.page.expect_event("requestfinished", lambda request: request.url.endswith("/api/next")):
+        route.fulfill(response=answer)
+    desk.page.wait_for_timeout(50)
+    assert desk.text("#progress") == newer
+
+
 @pytest.mark.parametrize(
     ("key", "code", "shift", "mask"),
     [

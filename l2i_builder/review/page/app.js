@@ -19,6 +19,7 @@ let queue = stored("queue") ?? "audit";
 let items = []; // at hand; the first one is shown
 let said = nothing(); // of the sample shown, not saved yet
 let count = null; // progress of the queue
+let heard = 0; // how far the labels were when the progress shown was counted
 let asking = null; // the request for more, while there is one
 let outbox = null;
 let latencies = []; // milliseconds from key to picture
@@ -83,7 +84,7 @@ async function ask(opened = false) {
       const held = new Set([...items.map((item) => item.key), ...outbox.keys]);
       const before = items.length;
       items.push(...answer.items.filter((item) => !held.has(item.key)).map((item) => ({ ...item, queue: name })));
-      told(answer.progress);
+      told(answer.progress, answer.at);
       asking = null;
       if (!before) draw();
       else for (const ahead of items.slice(0, LOW)) load(ahead).catch(() => {});
@@ -99,8 +100,10 @@ async function ask(opened = false) {
   return request;
 }
 
-function told(answer) {
-  if (!answer || answer.name !== queue) return;
+// Answers may arrive in another order than they were given in: what was counted before the last one heard is passed over.
+function told(answer, at) {
+  if (!answer || answer.name !== queue || at < heard) return;
+  heard = at;
   count = answer;
   if (state) state.queues = state.queues.map((one) => (one.name === answer.name ? answer : one));
   progress(count, outbox?.waiting.length ?? 0);
@@ -114,6 +117,8 @@ async function choose(name) {
   stored("queue", name);
   items = [];
   said = nothing();
+  document.documentElement.dataset.shown = "";
+  byId("empty").hidden = true;
   await outbox.flush();
   queues(state, queue);
   await ask(true);
@@ -124,14 +129,16 @@ async function look() {
   const answer = await fetch(`/api/state?reviewer=${encodeURIComponent(reviewer)}`).catch(() => null);
   if (answer?.status === 401) return location.reload();
   if (!answer?.ok) return problems(state, "The server cannot be reached; it is tried again.");
-  state = await answer.json();
+  const news = await answer.json();
+  if (news.at < heard) return;
+  state = news;
   byId("run").textContent = state.run.name;
   byId("run").title = `Run ${state.run.digest}: ${state.shards.opened} of ${state.shards.finished} finished shards are open`;
   document.title = `Review · ${state.run.name}`;
   problems(state, "");
   queues(state, queue);
   agreement(state.agreement);
-  told(state.queues.find((one) => one.name === queue));
+  told(state.queues.find((one) => one.name === queue), state.at);
 }
 
 // --- saying something --------------------------------------------------------------------------------------------
@@ -142,7 +149,7 @@ function judge(answer, since, words) {
   said = nothing();
   outbox.send("/api/judge", body).then((done) => {
     if (!done) return;
-    told(done.progress);
+    told(done.progress, done.at);
     if (done.agreement) agreement(done.agreement);
   });
   toast(words);
