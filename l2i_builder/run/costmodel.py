@@ -27,8 +27,8 @@ DECODE_LEFT = 0.5  # share of a shard's decoding that is left when its slowest r
 # Seconds an image takes one CPU core at 512 px (docs/benchmarks.md says how they were measured) ...
 CPU_SECONDS = {
     "decode": 0.012,
-    "segment:u2net": 0.76,
-    "segment:u2netp": 0.34,
+    "segment:u2net": 0.5,
+    "segment:u2netp": 0.25,
     "segment:isnet": 2.5,
     "segment:inspyrenet": 30.0,
     "judge_mask": 0.035,

@@ -10,7 +10,7 @@ from l2i_builder.errors import ClusterError
 
 MODEL_STAGES = ["segment", "judge_mask", "inpaint", "judge_inpainting"]
 ORDER = [*MODEL_STAGES, "encode"]
-ACTOR_GB = 1.5  # memory of a CPU actor with all models loaded
+ACTOR_GB = 2.2  # memory of a CPU actor with all models loaded, U²-Net on ncnn among them
 GPUS_PER_FETCHER = 2  # the slowest rows hold up a shard long after the others: docs/scale.md
 CPUS_PER_FETCHER = 16
 ENCODERS_PER_GPU = 1

@@ -23,7 +23,7 @@ def test_one_cpu_is_enough():
 
 
 def test_memory_limits_the_actors_of_a_wide_machine():
-    assert layout({"CPU": 64, "memory": 30 * 2**30}).groups[0].actors == 20
+    assert layout({"CPU": 64, "memory": 34 * 2**30}).groups[0].actors == 15
 
 
 def test_gpus_get_one_fused_actor_each_and_cpus_encode():
