@@ -4,7 +4,7 @@
 
 Both get the same links, 30 % of them dead (answered with 404, refused, closed without an answer), behind a server
 process of its own that waits before each answer, and write webdataset tars and a table of the rows. img2dataset runs in
-its best configuration: two processes, as many threads as do best here. This project's side has two decoder processes;
+its best configuration: two processes, as many threads as do best here. This project's side has three decoder processes;
 its guard, digests and opt-outs are on (``downloading.py``). Each runs a quarter of the links and all of them: speed and
 CPU time are those of the links between, so that starting up does not count. What both wrote is compared.
 
@@ -129,7 +129,7 @@ def run(side: str, port: int, links: int, folder: Path, args: argparse.Namespace
     if side == "l2i":
         pins = {HOST: address, "refused.test": f"127.0.0.1:{args.refused}"}
         job = {"metadata": str(table), "out": str(folder / "out"), "connect_to": pins, "rows_per_shard": per_shard}
-        job |= {"concurrency": args.concurrency, "workers": 2}
+        job |= {"concurrency": args.concurrency, "workers": 3}
         return run_watched([sys.executable, "-m", "benchmarks.downloading", json.dumps(job)], folder / "log")
     arguments: dict[str, object] = {"url_list": str(table), "input_format": "parquet"}
     arguments |= {"url_col": "URL", "caption_col": "TEXT"}

@@ -30,6 +30,7 @@ from PIL import (
 
 from l2i_builder.decode.colour import UndefinedWhite, plain_mode, to_srgb
 from l2i_builder.decode.formats import announced_pixels, ends_early, identify
+from l2i_builder.decode.resize import REDUCING_GAP, resize
 from l2i_builder.sample import Reason
 
 if TYPE_CHECKING:
@@ -47,13 +48,6 @@ _TRANSPOSE = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-# Downscaling first by a whole factor, in the JPEG decoder or by box, is free of visible loss when what is left is
-# at least twice the target; Pillow's own thumbnails use the same number.
-_REDUCING_GAP = 2.0
-# Hamming's filter averages without ringing at half the cost of Lanczos', which is the sharper one where pixels are to
-# be invented.
-_SHRINK, _ENLARGE = Image.Resampling.HAMMING, Image.Resampling.LANCZOS
-ALGORITHM = "hamming to smaller, lanczos to larger"
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +120,7 @@ def _square(image: Image.Image, format: str, config: ImageConfig, notes: list[st
     orientation = _orientation(image, notes) if format == "TIFF" else 1
     if format == "JPEG":
         target, _ = _geometry(size, config)
-        image.draft(image.mode, (round(_REDUCING_GAP * target[0]), round(_REDUCING_GAP * target[1])))
+        image.draft(image.mode, (round(REDUCING_GAP * target[0]), round(REDUCING_GAP * target[1])))
     image.load()
     pixels = image
     if format != "TIFF":
@@ -139,8 +133,7 @@ def _square(image: Image.Image, format: str, config: ImageConfig, notes: list[st
         notes.append("exif-rotated")
     pixels = plain_mode(pixels, sixteen_bit, notes)
     target, box = _geometry(pixels.size, config)
-    smaller = box[2] - box[0] >= target[0] and box[3] - box[1] >= target[1]
-    pixels = pixels.resize(target, _SHRINK if smaller else _ENLARGE, box=box, reducing_gap=_REDUCING_GAP)
+    pixels = resize(pixels, target, box)
     pixels = to_srgb(pixels, image.info.get("icc_profile"), config.fill, notes)
     if config.resize == "pad":
         canvas = Image.new("RGB", (config.size, config.size), config.fill)

@@ -118,7 +118,7 @@ def weight_digests(config: Config) -> dict[str, str]:
 
     Raises WeightsError on a digest that differs, before anything else is downloaded.
     """
-    from l2i_builder.decode.decoder import ALGORITHM
+    from l2i_builder.decode.resize import ALGORITHM
     from l2i_builder.inpaint.inpainter import ALGORITHMS
     from l2i_builder.judge.judges import load_head
     from l2i_builder.safety.blocklists import Blocklists
