@@ -22,7 +22,8 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from l2i_builder.errors import ConfigError, L2IError, OutputError
 from model.config import Data
 from model.pixels import CHANNELS, Batch, View, decode, draw_view
-from model.shard_set import Selection, Shard, find_shards, selected
+from model.shard_selection import Selection, Shard
+from model.shard_set import find_shards, selected
 
 LATENT = "latent.npy"  # member of cached latents: float16 [2, 2C, h, w], moments of the sample and of its mirror image
 

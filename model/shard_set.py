@@ -1,17 +1,14 @@
 """Which shards there are and how many of their samples are read: known before the first one is opened.
 
 Ranks can only be given equal numbers of batches if the counts are known ahead. They come from the manifests of a
-build, from its ledgers where samples are selected by key or score, or from the index of cached latents; tars without
-any of these are read through once.
+build, from its ledgers where samples are selected by key or score, from the indexes and sidecars of a published
+folder, or from the index of cached latents; tars without any of these are read through once.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -21,66 +18,20 @@ from l2i_builder.errors import ConfigError, OutputError
 from l2i_builder.output.ledger import read_ledger
 from l2i_builder.output.manifest import finished, read_manifest
 from l2i_builder.output.shards import index_tar, read_members
-from l2i_builder.sample import UNKNOWN, key_fraction
 from l2i_builder.splits import FILE as SPLITS_FILE
 from l2i_builder.splits import NAMES, SplitTable, read_splits
+from model.published_shards import LA, indexed, published_shards, published_splits
+from model.shard_selection import READERS, SCORES, Selection, Shard
 
-SCORES = ("mask_score", "inpainting_score")
-TRAIN, LA = "train", "la"
+TRAIN = "train"
 SPLITS = tuple(name for name in NAMES if name != "withheld")
-_READERS = 16  # files read at once: object stores answer slowly, but many at a time
-
-
-@dataclass(frozen=True)
-class Shard:
-    """A tar and how many samples of it are read. keys: of those left out, or with ``only`` of those read alone."""
-
-    url: str
-    samples: int
-    keys: frozenset[str] = frozenset()
-    only: bool = False
-
-
-@dataclass(frozen=True)
-class Selection:
-    """Which samples are read: a part of the keys, drawn by hash, and those with high enough stored scores."""
-
-    part: Literal["all", "train", "held_out"] = "all"
-    holdout: float = 0.0  # share of the keys that is "held_out"
-    min_mask_score: float = UNKNOWN
-    min_inpainting_score: float = UNKNOWN
-
-    @property
-    def everything(self) -> bool:
-        by_score = self.min_mask_score > UNKNOWN or self.min_inpainting_score > UNKNOWN
-        return not by_score and (self.part == "all" or (self.part == "train" and not self.holdout))
-
-    def __str__(self) -> str:
-        """Say it in words, for messages."""
-        held_out = f"held out (share {self.holdout:g})"
-        parts = {"all": [], "train": [f"not {held_out}"], "held_out": [held_out]}
-        scores = [("mask score", self.min_mask_score), ("inpainting score", self.min_inpainting_score)]
-        return ", ".join(
-            parts[self.part] + [f"of {name} {least:g} or more" for name, least in scores if least > UNKNOWN]
-        )
-
-    def takes(self, key: str, facts: Mapping[str, Any]) -> bool:
-        """Whether a sample is read; facts: its JSON or ledger line."""
-        if self.part != "all" and (key_fraction(key, "held out") < self.holdout) != (self.part == "held_out"):
-            return False
-        wanted = (self.min_mask_score, self.min_inpainting_score)
-        return all(facts.get(name, UNKNOWN) >= least for name, least in zip(SCORES, wanted, strict=True))
-
-    def takes_members(self, key: str, members: Mapping[str, bytes]) -> bool:
-        """Whether a stored sample is read."""
-        return self.everything or self.takes(key, json.loads(members["json"]) if "json" in members else {})
 
 
 def find_shards(location: str, selection: Selection | None = None) -> list[Shard]:
     """Return the shards that ``location`` names and that hold a selected sample, in the order of their names.
 
-    location: output folder of a build, folder with an ``index.json``, folder of tars, tar or glob of tars, or several
-    of these with commas; local or URL. Of a build where ``l2i splits`` drew splits, one of them is named with a #:
+    location: output folder of a build, published folder, folder with an ``index.json``, folder of tars, tar or glob of
+    tars, or several of these with commas; local or URL. Where there are splits, one of them is named with a #:
     ``runs/sample#train``; ``#all`` reads whatever was kept. Raises ConfigError where nothing is found or no split is
     named, OutputError where it is damaged.
     """
@@ -89,7 +40,7 @@ def find_shards(location: str, selection: Selection | None = None) -> list[Shard
     shards = [shard for part in parts for shard in _find(part, selection) if shard.samples]
     if not shards:
         raise ConfigError(
-            f"no samples to read in {location!r}: give the output folder of `l2i build`, or tars"
+            f"no samples to read in {location!r}: give the output folder of `l2i build`, a published folder, or tars"
             + ("" if selection.everything else f". Read are only samples that are {selection}: there may be none")
         )
     return shards
@@ -124,14 +75,15 @@ def _find(part: str, selection: Selection) -> list[Shard]:
         return _scan(_glob(part), selection)
     part, _, split = part.partition("#")
     numbers = sorted(finished(part))
+    if not numbers and (there := published_splits(part)):
+        return published_shards(part, split, there, selection)
     if split != "all" and (split or (numbers and storage.exists(storage.join(part, SPLITS_FILE)))):
         return _of_split(part, numbers, split, selection)
     if numbers:
-        with ThreadPoolExecutor(_READERS) as pool:
+        with ThreadPoolExecutor(READERS) as pool:
             return list(pool.map(lambda number: _of_manifest(part, number, selection), numbers))
-    index = storage.join(part, "index.json")
-    if storage.exists(index) and selection.everything:
-        return _indexed(part, storage.read_bytes(index))
+    if storage.exists(storage.join(part, "index.json")) and selection.everything:
+        return indexed(part, "index.json")
     return _scan([storage.join(part, name) for name in storage.list_names(part, ".tar")], selection)
 
 
@@ -168,7 +120,7 @@ def _of_split(out: str, numbers: list[int], split: str, selection: Selection) ->
         samples = sum(selection.takes(key, lines[key]) for key in there)
         return [*shards, Shard(storage.join(out, audit), samples, there, True)]
 
-    with ThreadPoolExecutor(_READERS) as pool:
+    with ThreadPoolExecutor(READERS) as pool:
         return [shard for shards in pool.map(read, numbers) for shard in shards]
 
 
@@ -184,21 +136,13 @@ def _of_manifest(out: str, number: int, selection: Selection) -> Shard:
     return Shard(storage.join(out, name), sum(selection.takes(line["key"], line) for line in kept))
 
 
-def _indexed(folder: str, data: bytes) -> list[Shard]:
-    try:
-        entries = json.loads(data)["shardlist"]
-        return [Shard(storage.join(folder, entry["url"]), int(entry["nsamples"])) for entry in entries]
-    except (ValueError, KeyError, TypeError) as problem:
-        raise OutputError(f"{folder}/index.json is no index of shards ({problem}); make the folder anew") from problem
-
-
 def _scan(urls: list[str], selection: Selection) -> list[Shard]:
     """Count by reading: for tars that came without manifest or index."""
 
     def count(url: str) -> Shard:
         return Shard(url, sum(selection.takes_members(key, members) for key, members in read_members(url)))
 
-    with ThreadPoolExecutor(_READERS) as pool:
+    with ThreadPoolExecutor(READERS) as pool:
         return list(pool.map(count, urls))
 
 

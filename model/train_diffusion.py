@@ -22,7 +22,8 @@ from model.data import LATENT, Loader, Place, training_selection, validation_bat
 from model.diffusion_task import DiffusionTask, latent_side
 from model.pixels import Batch, View, decode
 from model.rgb_autoencoder import Autoencoder, load_autoencoder, rgb_autoencoder
-from model.shard_set import Shard, captions, find_shards, selected
+from model.shard_selection import Shard
+from model.shard_set import captions, find_shards, selected
 from model.text import TextEncoder, make_text_encoder
 from model.train_autoencoder import FOLDER
 from model.training import Trainer, make_accelerator

@@ -14,7 +14,8 @@ from l2i_builder.errors import ConfigError, OutputError
 from l2i_builder.output.shards import REBUILD
 from model.config import Data
 from model.pixels import View, decode
-from model.shard_set import Selection, find_shards, selected
+from model.shard_selection import Selection
+from model.shard_set import find_shards, selected
 
 
 @dataclass(frozen=True)

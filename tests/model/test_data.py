@@ -11,7 +11,7 @@ from l2i_builder.errors import ConfigError, OutputError
 from l2i_builder.output.shards import open_triplets
 from model.config import Data
 from model.data import Batch, Loader, Place, Stretches, buffer_order, validation_batches
-from model.shard_set import Shard
+from model.shard_selection import Shard
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,8 @@ from toy_training import toy_shards
 
 from l2i_builder.errors import ConfigError, OutputError
 from l2i_builder.output.shards import read_members, write_tar
-from model.shard_set import Selection, Shard, captions, find_shards, selected
+from model.shard_selection import Selection, Shard
+from model.shard_set import captions, find_shards, selected
 
 
 @pytest.fixture(scope="module")

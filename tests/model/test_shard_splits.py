@@ -11,7 +11,8 @@ from l2i_builder.errors import ConfigError
 from l2i_builder.output.shards import read_members
 from l2i_builder.splits import Splits, draw_splits, read_splits
 from model.evaluation.reference import Reference
-from model.shard_set import Selection, find_shards, selected
+from model.shard_selection import Selection
+from model.shard_set import find_shards, selected
 
 
 @pytest.fixture(scope="module")
