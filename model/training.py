@@ -89,6 +89,7 @@ class Trainer:
         self.optimisers = {name: make_optimiser(model, config) for name, model in task.models.items()}
         task.prepare(accelerator, self.wrapped)
         self.averaged = Averaged(task.models[task.saved], config.ema) if config.ema else None
+        self.buffers = [buffer for model in task.models.values() for buffer in model.buffers()]
         self.checkpoints = Checkpoints(self.out / "checkpoints" / task.name, config.keep_checkpoints)
         self.logs = self.out / "logs" / task.name
         self.trackers = Trackers(self.logs, self._note)
@@ -129,6 +130,7 @@ class Trainer:
         """Take one optimiser step of each model that has a loss; return the last pass's figures."""
         config, used = self.config, list[str]()
         figures: dict[str, Tensor] = {}
+        before = [buffer.clone() for buffer in self.buffers]
         for part in range(config.accumulate):
             batch = next(batches).to(self.accelerator.device)
             draw = Draw(self.seed, self.step, part, self.place, self.accelerator.device)
@@ -144,6 +146,9 @@ class Trainer:
             self.accelerator.scaler.update()
         for model in self.task.models.values():  # a loss may leave gradients in the other models, too
             model.zero_grad(set_to_none=True)
+        if not finite:  # batch norm's running statistics took in what the optimisers refused
+            for buffer, value in zip(self.buffers, before, strict=True):
+                buffer.copy_(value)
         self.bad = 0 if finite else self.bad + 1
         if self.bad >= config.nan_patience:
             raise TrainingError(

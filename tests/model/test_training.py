@@ -144,6 +144,29 @@ def test_steps_without_finite_gradients_change_nothing(run, tmp_path):
     assert [line["step"] for line in lines(with_bad) if line.get("loss", 0) is None] == [4, 5]  # null in the file
 
 
+class Normed(Toy):
+    """A model with batch norm, whose forward pass itself overflows at the ``bad`` steps."""
+
+    def __init__(self, bad: set[int]) -> None:
+        super().__init__(bad)
+        self.means = nn.Sequential(nn.Conv2d(7, 7, 1), nn.BatchNorm2d(7))
+        self.models = {"means": self.means}
+
+    def losses(self, batch, draw, step) -> Iterator:
+        layers = batch.layers()
+        noise = draw.normal(*layers.shape) * (float("inf") if step in self.bad else 1)
+        loss = (self.wrapped["means"](noise) - layers).square().mean()
+        yield "means", loss, {"loss": loss.detach()}
+
+
+def test_running_statistics_take_nothing_from_such_a_step(run, tmp_path):
+    made = trainer(run, tmp_path, Normed(bad={2}), steps=3)
+    made.run()
+    assert made.bad == 1
+    assert int(made.task.means[1].num_batches_tracked) == 2
+    assert all(value.isfinite().all() for value in [*made.task.means.state_dict().values(), *made.averaged.values])
+
+
 def test_gradients_that_stay_bad_end_the_run_with_advice(run, tmp_path):
     made = trainer(run, tmp_path, Toy(bad={2, 3, 4, 5}), nan_patience=3)
     with pytest.raises(TrainingError, match=r"3 steps one after another .* Lower learning_rate"):
