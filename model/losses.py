@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from l2i_builder.errors import WeightsError
 from model.autoencoder import Layers, Reconstruction
 from model.config import Losses
 from model.messages import said
@@ -204,16 +205,28 @@ def make_perceptual(config: Losses) -> nn.Module | None:
     """
     if config.perceptual == "none":
         return None
-    from l2i_builder.errors import WeightsError
     from l2i_builder.weights import registry
 
-    path = registry.resolve(*VGG16) if config.perceptual == "lpips" else registry.resolve(config.perceptual)
+    path = _vgg16() if config.perceptual == "lpips" else registry.resolve(config.perceptual)
     try:
         return lpips_vgg(_state(path))
     except (RuntimeError, KeyError, ValueError, OSError) as error:
         raise WeightsError(
             f"{path} holds no VGG16 with torchvision's names ({said(error)}); give another file, or "
             "set losses.perceptual=none"
+        ) from error
+
+
+def _vgg16() -> Path:
+    """Return torchvision's file of VGG16. Raises WeightsError, with what to do offline."""
+    from l2i_builder.weights import registry
+
+    try:
+        return registry.resolve(*VGG16)
+    except WeightsError as error:
+        raise WeightsError(
+            f"{error}. Offline, name a file that holds them: losses.perceptual=vgg16.pth; or leave LPIPS out, which is "
+            "not the paper's loss any more: losses.perceptual=none"
         ) from error
 
 

@@ -24,5 +24,5 @@ def load_pretrained(kind: type, section: str, source: str, subfolder: str = "", 
     except (OSError, ValueError, RuntimeError) as error:
         raise WeightsError(
             f"{section}.source {source!r} holds no {kind.__name__} that can be loaded: {said(error)}. Check the path, "
-            f"{section}.subfolder, and that its weights are safetensors"
+            f"{section}.revision and {section}.subfolder, and that its weights are safetensors"
         ) from error

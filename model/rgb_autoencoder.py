@@ -115,6 +115,11 @@ _OVER_RGB = {"separate": SeparateAutoencoder, "image": ImageAutoencoder}
 
 def load_autoencoder(folder: str | Path) -> Autoencoder:
     """Load an autoencoder of any kind that ``save_pretrained`` wrote. Raises WeightsError where there is none."""
+    if not (Path(folder) / "config.json").is_file():  # diffusers would take it for a hub id, and ask the network
+        raise WeightsError(
+            f"there is no autoencoder in {folder}. Train one with `l2i train-autoencoder`, or name the folder of one: "
+            "diffusion.autoencoder"
+        )
     try:
         kind = _KINDS[CaT2IAutoencoder.load_config(folder)["_class_name"]]
         return kind.from_pretrained(folder, low_cpu_mem_usage=False)

@@ -58,10 +58,11 @@ def trained_autoencoder(config: ModelConfig) -> tuple[Autoencoder, str]:
     chosen = config.autoencoder
     if chosen.kind == "image" or (chosen.kind == "separate" and chosen.source):
         source = chosen.source or "CompVis/stable-diffusion-v1-4"
-        return rgb_autoencoder(chosen.kind, source, chosen.revision, chosen.subfolder), f"{chosen.kind} {source}"
+        version = f"@{chosen.revision}" if chosen.revision else ""
+        autoencoder = rgb_autoencoder(chosen.kind, source, chosen.revision, chosen.subfolder)
+        return autoencoder, f"{chosen.kind} {source}{version}"
     folder = Path(config.diffusion.autoencoder or storage.join(config.out, FOLDER)).expanduser()
-    autoencoder = load_autoencoder(folder)
-    return autoencoder, file_sha256(folder / "diffusion_pytorch_model.safetensors")
+    return load_autoencoder(folder), file_sha256(folder / "diffusion_pytorch_model.safetensors")
 
 
 def text_encoder(config: ModelConfig, loader: Loader) -> TextEncoder:

@@ -160,6 +160,15 @@ def test_lpips_by_name_is_pinned_to_a_digest(vgg, tmp_path, monkeypatch):
     assert digest.startswith(url[-12:-4])  # torchvision names its files by the first eight digits
 
 
+def test_offline_lpips_says_what_else_there_is(monkeypatch):
+    def unreachable(*_):
+        raise WeightsError("https://download.pytorch.org/models/vgg16.pth could not be fetched")
+
+    monkeypatch.setattr("l2i_builder.weights.registry.pull", unreachable)
+    with pytest.raises(WeightsError, match=r"could not be fetched.*perceptual=vgg16\.pth.*perceptual=none"):
+        losses.make_perceptual(Losses())
+
+
 def test_a_file_that_is_no_vgg_is_named(tmp_path):
     file = tmp_path / "other.pth"
     torch.save({"weight": torch.zeros(1)}, file)

@@ -1,3 +1,5 @@
+import re
+
 import pytest
 
 from l2i_builder.configfile import changed_keys
@@ -22,6 +24,13 @@ def test_the_papers_numbers():
 @pytest.mark.parametrize("name", presets())
 def test_every_preset_holds(name):
     assert isinstance(load_model_config(name), ModelConfig)
+
+
+@pytest.mark.parametrize("name", presets())
+def test_a_preset_that_starts_from_a_hub_names_the_commit(name):
+    config = load_model_config(name)
+    for section in (config.autoencoder, config.unet):
+        assert not section.source or re.fullmatch(r"[0-9a-f]{40}", section.revision), section.source
 
 
 def test_what_goes_beyond_the_paper_has_another_name():

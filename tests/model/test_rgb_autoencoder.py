@@ -146,7 +146,11 @@ def test_the_rgb_autoencoder_of_a_trained_one_serves_both_baselines(
 
 
 def test_a_folder_without_one_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match="there is no autoencoder in"):
+        load_autoencoder(tmp_path)
+    (tmp_path / "config.json").write_text('{"_class_name": "CaT2IAutoencoder"}')
     with pytest.raises(WeightsError, match="holds no autoencoder of layers"):
         load_autoencoder(tmp_path)
+    (tmp_path / "config.json").unlink()
     with pytest.raises(WeightsError, match="holds no AutoencoderKL"):
         rgb_autoencoder("image", str(tmp_path))

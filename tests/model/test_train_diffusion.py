@@ -149,7 +149,7 @@ def test_what_cannot_be_cached_is_refused(trained, tmp_path):
 
 
 def test_without_an_autoencoder_it_says_what_to_do(trained, tmp_path):
-    with pytest.raises(WeightsError, match="holds no autoencoder"):
+    with pytest.raises(WeightsError, match=r"no autoencoder in .*l2i train-autoencoder`, or .* diffusion\.autoencoder"):
         train_diffusion(tiny_config(trained[0], tmp_path), quiet())
 
 
