@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,6 +15,18 @@ from l2i_builder.config import Config
 from l2i_builder.errors import ConfigError
 
 Validated = TypeVar("Validated", bound=BaseModel)
+_BOOL = "tag:yaml.org,2002:bool"
+
+
+class _Loader(yaml.SafeLoader):
+    """Booleans as in YAML 1.2, true and false alone: in 1.1 `no`, which is a precision and a language, is false too."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != _BOOL]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(_BOOL, re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
 
 
 def load_config(path: str | Path | None = None, overrides: Iterable[str] = (), **values: Any) -> Config:
@@ -60,7 +73,7 @@ def changed_keys(config: BaseModel, prefix: str = "") -> Iterator[tuple[str, Any
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        tree = yaml.safe_load(path.read_text())
+        tree = yaml.load(path.read_text(), _Loader)
     except OSError as error:
         raise ConfigError(f"Cannot read the configuration {path}: {error.strerror}.") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -82,7 +95,7 @@ def _apply(tree: dict[str, Any], override: str) -> None:
         if not isinstance(tree, dict):
             raise ConfigError(f"{section!r} in {override!r} is a value, not a section.")
     try:
-        tree[name] = yaml.safe_load(text)
+        tree[name] = yaml.load(text, _Loader)
     except yaml.YAMLError as error:
         raise ConfigError(f"The value in {override!r} is not valid YAML: {error}") from None
 

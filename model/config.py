@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from l2i_builder.config import Count, Fraction, Positive, Section, how
 from l2i_builder.configfile import load
@@ -18,6 +18,11 @@ from model.denoiser_config import Noise, Text, UNet
 
 PRESETS = Path(__file__).parent / "presets"
 Weight = Annotated[float, Field(ge=0)]
+
+
+def _true(value: Any) -> Any:
+    """Return "true" for YAML's true: here it is a word."""
+    return "true" if value is True else value
 
 
 class Data(Section):
@@ -83,7 +88,7 @@ class Losses(Section):
     mask: Weight = Field(1.0, description="lambda, weight of the whole mask loss")
     composition: Weight = Field(2.0, description="weight of the composition loss in the mask loss")
     laplacian: Weight = Field(3.0, description="weight of the Laplacian loss in the mask loss")
-    composition_layers: Literal["true", "decoded"] = Field(
+    composition_layers: Annotated[Literal["true", "decoded"], BeforeValidator(_true)] = Field(
         "true", description="layers that the predicted mask composes (paper: not stated)"
     )
 

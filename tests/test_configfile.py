@@ -47,6 +47,15 @@ def test_a_bad_value_says_what_is_allowed(override, words):
         load_config(None, [override])
 
 
+def test_words_that_older_yaml_takes_for_booleans_are_words(tmp_path):
+    file = tmp_path / "run.yaml"
+    file.write_text("ingest: {filter: {languages: [no, en]}}\n")
+    assert load_config(file).ingest.filter.languages == ["no", "en"]
+    config = load_config(None, ["ingest.filter.languages=[no]", "fetch.dedup=no", "shards.features=false"])
+    assert config.ingest.filter.languages == ["no"]
+    assert (config.fetch.dedup, config.shards.features) == (False, False)
+
+
 def test_an_unreadable_file_is_a_sentence(tmp_path):
     with pytest.raises(ConfigError, match="Cannot read"):
         load_config(tmp_path / "absent.yaml")

@@ -60,6 +60,11 @@ def test_mistakes_are_named(override, words):
         load_model_config("paper", [override])
 
 
+def test_choices_that_look_like_booleans_are_written_as_they_are_documented():
+    config = load_model_config("modern", ["train_autoencoder.precision=no", "losses.composition_layers=true"])
+    assert (config.train_autoencoder.precision, config.losses.composition_layers) == ("no", "true")
+
+
 def test_an_unknown_preset_is_a_sentence():
     with pytest.raises(ConfigError, match="papper"):
         load_model_config("papper")
