@@ -40,7 +40,7 @@ def published_shards(folder: str, split: str, there: list[str], selection: Selec
         kept_alone = split == ALL and name == LA  # of the unfiltered split those that the filters kept
         found += [(shard, kept_alone) for shard in indexed(folder, f"index-{name}.json")]
     with ThreadPoolExecutor(READERS) as pool:
-        return list(pool.map(lambda each: _selected_of(folder, *each, selection), found))
+        return list(pool.map(lambda each: _selected_of(folder, each[0], each[1], selection), found))
 
 
 def indexed(folder: str, name: str) -> list[Shard]:
