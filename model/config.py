@@ -28,7 +28,7 @@ def _true(value: Any) -> Any:
 class Data(Section):
     """What is read. Every draw depends on seed, epoch and the sample's key alone."""
 
-    shards: str = how("", "output folder of a build, a tar, a glob of tars, or several with commas")
+    shards: str = how("", "a run or published folder, its split behind a #; a tar or glob of tars; several with commas")
     validation: str = how("", "the same, for validation; empty = the held-out share of the keys of `shards`")
     holdout: Fraction = Field(0.01, description="share of the keys of `shards`, by hash, kept for validation")
     latents: str = how("", "folder of cached latents (`l2i cache-latents`); the diffusion model then trains from them")

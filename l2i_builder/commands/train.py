@@ -18,7 +18,7 @@ Preset = Annotated[
     str | None,
     typer.Option("--config", "-c", help="Preset (paper, sd-inflated, modern ...) or YAML file.", show_default=False),
 ]
-Shards = Annotated[str | None, typer.Option(help="Output folder of `l2i build`, or tars; local or URL.")]
+Shards = Annotated[str | None, typer.Option(help="A run, published folder (#train: its split), or tars; local or URL.")]
 Out = Annotated[str | None, typer.Option(help="Folder for checkpoints and models; local.")]
 
 
