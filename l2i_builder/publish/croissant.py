@@ -104,8 +104,8 @@ def croissant(
                 "description": f"Members of the tars that end in .{suffix}.",
                 "containedIn": [{"@id": name} for name in tars],
                 "encodingFormat": "image/jpeg" if suffix.endswith("jpg") else "image/png",
-                # Keys end in a hex digit, so this is no other member that ends alike, as .bg.jpg does.
-                "includes": f"*[0-9a-f].{suffix}",
+                # Keys end in hex digits, so this is no other member that ends alike, as .bg.jpg and .bg2.jpg do.
+                "includes": f"*{4 * '[0-9a-f]'}.{suffix}",
             }
             for suffix in suffixes
         ),

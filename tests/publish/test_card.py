@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import io
 import json
 import re
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 from finished_toy import toy_run
+from layered_toy import layered_run
 from PIL import Image
 
 from l2i_builder import labels
@@ -149,6 +151,19 @@ def test_sizes_are_said_as_people_say_them():
         "17.9 MB",
         "3.0 TB",
     ]
+
+
+def test_croissants_sets_of_pictures_hold_one_member_of_each_sample(tmp_path):
+    layered_run(tmp_path, tmp_path / "out", rows=20)
+    publish(str(tmp_path / "out"), str(tmp_path / "set"), Options(ABOUT, pictures=False))
+    samples = [pair for path in (tmp_path / "set").glob("data/*") for pair in read_members(str(path))]
+    members = [f"data/{key}.{suffix}" for key, parts in samples for suffix in parts]
+    described = json.loads((tmp_path / "set/croissant.json").read_text())["distribution"]
+    patterns = {one["@id"]: one["includes"] for one in described if one["@id"].endswith("-files")}
+    assert {"image-files", "background-files", "bg2-files", "bg3-files", "mask3-files"} <= set(patterns)
+    for name, pattern in patterns.items():
+        (suffix,) = {member.partition(".")[2] for member in fnmatch.filter(members, pattern)}
+        assert len(fnmatch.filter(members, pattern)) == len(samples), (name, suffix)
 
 
 @pytest.mark.slow
