@@ -153,12 +153,27 @@ def test_sizes_are_said_as_people_say_them():
     ]
 
 
-def test_croissants_sets_of_pictures_hold_one_member_of_each_sample(tmp_path):
-    layered_run(tmp_path, tmp_path / "out", rows=20)
-    publish(str(tmp_path / "out"), str(tmp_path / "set"), Options(ABOUT, pictures=False))
-    samples = [pair for path in (tmp_path / "set").glob("data/*") for pair in read_members(str(path))]
+@pytest.fixture(scope="module")
+def layered(tmp_path_factory) -> Path:
+    """A published run with at most four layers."""
+    folder = tmp_path_factory.mktemp("layered")
+    layered_run(folder, folder / "out", rows=20)
+    publish(str(folder / "out"), str(folder / "set"), Options(ABOUT, pictures=False))
+    return folder / "set"
+
+
+def test_it_says_how_many_objects_there_may_be(published, layered):
+    assert "One object, or one group, a sample" in card(published)[1]
+    text = card(layered)[1]
+    assert "At most 3 objects, or groups, a sample" in text
+    assert "likewise B of the second object over what is behind it" in text
+    assert "One object" not in text
+
+
+def test_croissants_sets_of_pictures_hold_one_member_of_each_sample(layered):
+    samples = [pair for path in layered.glob("data/*") for pair in read_members(str(path))]
     members = [f"data/{key}.{suffix}" for key, parts in samples for suffix in parts]
-    described = json.loads((tmp_path / "set/croissant.json").read_text())["distribution"]
+    described = json.loads((layered / "croissant.json").read_text())["distribution"]
     patterns = {one["@id"]: one["includes"] for one in described if one["@id"].endswith("-files")}
     assert {"image-files", "background-files", "bg2-files", "bg3-files", "mask3-files"} <= set(patterns)
     for name, pattern in patterns.items():
