@@ -1,4 +1,4 @@
-"""Forms of PatchMatch: how much of an image it looks at, at which size, among how many patches it looks for detail.
+"""Forms of PatchMatch against its package, ``pypatchmatch``: where it looks, how long, at which size, for what.
 
 Composites have a true background: the object of one photograph pasted on an object-free window of another.
 """
@@ -17,21 +17,23 @@ from classifiers.scenes import SIDE, object_free, paste
 from classifiers.sources import Picture
 from l2i_builder import layers
 from l2i_builder.config import Inpaint, Judge, Segment
-from l2i_builder.inpaint import detail, patchmatch
+from l2i_builder.inpaint import patchmatch
 from l2i_builder.inpaint.inpainter import make_inpainter
 from l2i_builder.judge.judges import make_inpainting_judge
 from l2i_builder.segment.segmenter import make_segmenter
 
-WHOLE = {"_MARGIN": 100.0}
-REFERENCE = "whole image, 8,192 patches"
-# form -> constants of ``patchmatch``, and how many patches ``detail`` compares
-FORMS: dict[str, tuple[dict[str, float], int]] = {
-    REFERENCE: (WHOLE, 8192),
-    "whole image, 2,048 patches": (WHOLE, 2048),
-    "margin 1, 2,048 patches": ({"_MARGIN": 1.0}, 2048),
-    "as built: margin 1/2": ({}, detail._SEARCHED),
-    "margin 1/4": ({"_MARGIN": 0.25, "_LEAST_MARGIN": 1 / 16}, 2048),
-    "as built, from a quarter of the size": ({"_LARGEST": 192}, 2048),
+REFERENCE = "pypatchmatch, whole image"
+# form -> constants of ``patchmatch``
+FORMS: dict[str, dict[str, float]] = {
+    "as built": {},
+    "whole image": {"_MARGIN": 100.0},
+    "margin 1/4": {"_MARGIN": 0.25, "_LEAST_MARGIN": 1 / 16},
+    "four passes": {"_PASSES": 4},
+    "random search everywhere": {"_SPAN": SIDE},
+    "votes nearly even": {"_STRICT": 4.0},
+    "colours alone": {"_TEXTURE": 0},
+    "from a quarter of the size": {"_LARGEST": 192},
+    "at full size": {"_LARGEST": SIDE},
 }
 
 
@@ -66,11 +68,12 @@ def measure(images: Sequence[np.ndarray], rounds: int) -> dict[str, tuple[dict[s
     scenes = composites(images)
     fill = make_inpainter(Inpaint(), seed=0)
 
-    def run(constants: dict[str, float], searched: int) -> np.ndarray:
-        with mock.patch.dict(vars(patchmatch), constants), mock.patch.object(detail, "_SEARCHED", searched):
+    def run(constants: dict[str, float]) -> np.ndarray:
+        with mock.patch.dict(vars(patchmatch), constants):
             return fill(scenes["image"], scenes["hole"])
 
-    forms: dict[str, Callable[[], np.ndarray]] = {name: partial(run, *form) for name, form in FORMS.items()}
+    forms: dict[str, Callable[[], np.ndarray]] = {REFERENCE: partial(by_the_package, scenes["image"], scenes["hole"])}
+    forms |= {name: partial(run, constants) for name, constants in FORMS.items()}
     runs = by_turns(forms, len(images), rounds)
     judge = make_inpainting_judge(Judge())
     expected, close = runs[REFERENCE].result, {}
@@ -84,6 +87,15 @@ def measure(images: Sequence[np.ndarray], rounds: int) -> dict[str, tuple[dict[s
             "difference": float(np.abs(made.result.astype(int) - expected)[scenes["hole"]].mean()),
         }
     return {"patchmatch": (runs, close)}
+
+
+def by_the_package(images: np.ndarray, holes: np.ndarray) -> np.ndarray:
+    """Fill as the package's page shows it. images uint8 [N, H, W, 3], holes bool [N, H, W]."""
+    from patchmatch import inpaint, set_random_seed
+
+    set_random_seed(0)
+    pairs = zip(images, holes, strict=True)
+    return np.stack([inpaint(image, hole, patch_size=3) if hole.any() else image for image, hole in pairs])
 
 
 def psnr(made: np.ndarray, truth: np.ndarray, hole: np.ndarray) -> float:

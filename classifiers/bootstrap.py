@@ -31,7 +31,6 @@ INPAINTING_FAMILIES = ("inpainting-plain", "inpainting-rich")
 GOOD_DISTANCE, BAD_DISTANCE = 0.28, 0.45  # of an inpainter's result from the truth: label 1 below, 0 above
 SPOILT_WEIGHT = 1 / 3  # in training, of a mask spoilt on purpose beside a segmenter's own
 LARGEST_HOLE = 0.45  # share of pixels; fills of more are not asked for
-SLOW_HOLE = 0.25  # the same for PatchMatch at full size
 
 
 class Bootstrap:
@@ -81,8 +80,7 @@ class Bootstrap:
         truth = true_fill(scene, hole)
         near_hole = view(hole, hole).astype(np.float32)
         true_maps, image_maps = (self.features.maps(view(pixels, hole)) for pixels in (truth, scene.image))
-        inpainters = {k: v for k, v in self.inpainters.items() if k != "patchmatch" or hole.mean() < SLOW_HOLE}
-        for kind, fill, quality in fills_of(scene, hole, inpainters, stock, self.rng(f"fills {scene.name}")):
+        for kind, fill, quality in fills_of(scene, hole, self.inpainters, stock, self.rng(f"fills {scene.name}")):
             away = distance(self.features.maps(view(fill, hole)), true_maps, image_maps, near_hole)
             if quality is None:
                 quality = float(np.clip((BAD_DISTANCE - away) / (BAD_DISTANCE - GOOD_DISTANCE), 0, 1))

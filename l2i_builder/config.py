@@ -144,7 +144,6 @@ class Inpaint(Section):
     weights: str = Field("", description="name in `l2i weights list` or a local path; empty = the backend's own")
     sha256: str = Field("", description="digest of weights given by path; required for TorchScript")
     dtype: Literal["auto", "float32", "bfloat16"] = Field("auto", description="auto: bfloat16 on GPUs that have it")
-    patch_size: Positive = Field(7, description="patchmatch: side of a patch, odd, at the 256 pixels it sees")
     batch: Positive = how(8, "images a forward pass")
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from l2i_builder.config import Inpaint
 
 # Backends without weights whose results changed: what they compute now. Two of these never share an output folder.
-ALGORITHMS = {"patchmatch": "patchmatch of the hole's neighbourhood"}
+ALGORITHMS = {"patchmatch": "patchmatch of colour and texture, one direction"}
 
 
 class Inpainter(Protocol):
@@ -23,7 +23,7 @@ class Inpainter(Protocol):
     The result equals the images outside the holes exactly.
     """
 
-    digest: str  # SHA-256 of the weights; name and version of the library where there are none
+    digest: str  # SHA-256 of the weights; what computes, where there are none
 
     def __call__(self, images: np.ndarray, holes: np.ndarray) -> np.ndarray: ...
 
@@ -31,8 +31,8 @@ class Inpainter(Protocol):
 def make_inpainter(config: Inpaint, device: str = "cpu", seed: int = 0, threads: int = 1) -> Inpainter:
     """Load the configured inpainter onto ``device`` ("cpu", "cuda", "cuda:1"), for ``threads`` CPU threads.
 
-    ``seed`` starts every image afresh, so that a result depends on its image alone. Raises ConfigError for an
-    impossible patch size, WeightsError when weights cannot be fetched or have the wrong digest.
+    ``seed`` starts every image afresh, so that a result depends on its image alone. Raises WeightsError when weights
+    cannot be fetched or have the wrong digest.
     """
     if config.backend == "lama":
         from l2i_builder.inpaint.lama import LamaInpainter
@@ -41,7 +41,7 @@ def make_inpainter(config: Inpaint, device: str = "cpu", seed: int = 0, threads:
     if config.backend == "patchmatch":
         from l2i_builder.inpaint.patchmatch import PatchmatchInpainter
 
-        return PatchmatchInpainter(config.patch_size, seed, threads)
+        return PatchmatchInpainter(seed, threads)
     return TeleaInpainter()
 
 

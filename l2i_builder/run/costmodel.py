@@ -32,7 +32,7 @@ CPU_SECONDS = {
     "segment:isnet": 2.5,
     "segment:inspyrenet": 30.0,
     "judge_mask": 0.035,
-    "inpaint:patchmatch": 0.7,
+    "inpaint:patchmatch": 0.05,
     "inpaint:telea": 0.12,
     "inpaint:lama": 2.5,
     "judge_inpainting": 0.055,
