@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import traceback
+from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -125,9 +126,11 @@ def status(
 
 
 def _outcome(out: str) -> None:
-    """Print the funnel of what is committed; silent where nothing is."""
+    """Print the funnel of what is committed; silent where nothing is, or where it cannot be read: what ended the build
+    says more."""
     from l2i_builder.output import manifest
     from l2i_builder.report import funnel
 
-    if out and manifest.finished(out):
-        console.print(funnel(out).table())
+    with suppress(L2IError):
+        if out and manifest.finished(out):
+            console.print(funnel(out).table())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import re
 import signal
 import threading
 from dataclasses import dataclass, field
@@ -31,6 +32,7 @@ from l2i_builder.run.resume import whole_shards
 from l2i_builder.run.retry import retry_parts, retryable
 
 WITHOUT_WEIGHTS = {"patchmatch", "telea"}
+_PASSWORD = re.compile(r"(?!github:)[^/@]+://[^/@]*:[^/@]*@")
 
 
 @dataclass
@@ -208,10 +210,17 @@ def finish(config: Config, plan: InputPlan, failed: dict[str, str]) -> Result:
 
 
 def absolute(config: Config) -> Config:
-    """Local paths made absolute: actors live in other working directories."""
+    """Local paths made absolute: actors live in other working directories. Raises ConfigError where one is missing or
+    holds a password, which input.json and error messages would show."""
     if not config.metadata or not config.out:
         missing = "metadata" if not config.metadata else "out"
         raise ConfigError(f"{missing} is not set: give --{missing}, or {missing}: in the configuration.")
     paths = {name: getattr(config, name) for name in ("metadata", "out")}
+    for name, path in paths.items():
+        if _PASSWORD.match(path):
+            raise ConfigError(
+                f"{name} holds a password, which would be written where everybody reads it. Give credentials through "
+                "the environment: AWS_*, FSSPEC_HTTP and the like."
+            )
     local = {name: str(Path(path).expanduser().absolute()) for name, path in paths.items() if "://" not in path}
     return config.model_copy(update=local)
