@@ -23,7 +23,11 @@ from l2i_builder.sample import Reason, Row
 FILE = "takedowns.jsonl"
 STAGE = "takedown"
 KINDS = ("key", "sha256", "url")
-_SHAPES = {"key": re.compile(r"[0-9a-f]{32}"), "sha256": re.compile(r"[0-9a-f]{64}"), "url": re.compile(r"\S+")}
+_SHAPES = {
+    "key": re.compile(r"[0-9a-f]{32}"),
+    "sha256": re.compile(r"[0-9a-f]{64}"),
+    "url": re.compile(r"\S|\S[^\r\n]*\S"),
+}
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
@@ -42,7 +46,7 @@ class Identifier:
         value = value.strip() if kind == "url" else value.strip().lower()
         if not _SHAPES[kind].fullmatch(value):
             raise ConfigError(
-                f"{value[:100]!r} is no {kind}: a key has 32 hex digits, a SHA-256 has 64, a URL no blanks."
+                f"{value[:100]!r} is no {kind}: a key has 32 hex digits, a SHA-256 has 64, a URL is on one line."
             )
         return cls(kind, redact(value) if kind == "url" else value)
 
@@ -66,8 +70,11 @@ class Takedowns:
         self.kinds = {kind for kind, _ in self.entries}
 
     def holds(self, kind: str, value: str) -> bool:
-        """Whether an identifier is listed; unknown ones ("") never are."""
-        return bool(value) and kind in self.kinds and (kind, _digest(kind, value)) in self.entries
+        """Whether an identifier is listed; unknown ones ("") never are. Blanks around a URL mean nothing."""
+        if not value or kind not in self.kinds:
+            return False
+        spellings = {value, value.strip()} if kind == "url" else {value}
+        return any((kind, _digest(kind, spelling)) in self.entries for spelling in spellings)
 
     def names(self, row: Row) -> bool:
         """Whether any identifier of a row is listed."""
