@@ -1,7 +1,8 @@
 """What is left of a sample that was taken down: a blank ledger line, and hashed identifiers that keep it out.
 
 ``takedowns.jsonl`` in the output folder has a line {"digest", "kind"} for every identifier (key, URL, SHA-256 of
-the file) of every sample taken down, sorted. Digests are one-way: the log can be published with the dataset.
+the file) of every sample taken down, sorted. Digests are one-way: the log can be published with the dataset. Its last
+line, of kind "whole", is the SHA-256 of all others: a line that rots would let a sample back in.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from l2i_builder.sample import Reason, Row
 FILE = "takedowns.jsonl"
 STAGE = "takedown"
 KINDS = ("key", "sha256", "url")
+_WHOLE = "whole"  # sorts behind the others
 _SHAPES = {
     "key": re.compile(r"[0-9a-f]{32}"),
     "sha256": re.compile(r"[0-9a-f]{64}"),
@@ -90,19 +92,26 @@ class Takedowns:
         return [any(self.holds(kind, value) for kind, value in zip(KINDS, line, strict=True)) for line in columns]
 
     def to_jsonl(self) -> bytes:
-        lines = (json.dumps({"digest": digest, "kind": kind}) + "\n" for kind, digest in sorted(self.entries))
-        return "".join(lines).encode()
+        lines = "".join(_line(kind, digest) for kind, digest in sorted(self.entries))
+        return (lines + _line(_WHOLE, hashlib.sha256(lines.encode()).hexdigest())).encode()
 
     @classmethod
     def from_jsonl(cls, data: bytes, name: str = FILE) -> Takedowns:
-        """Raises OutputError where the log is damaged: what it keeps out must never come back for that."""
+        """Raises OutputError where the log is damaged: what it keeps out must never come back for that. One without
+        its last line, as earlier versions wrote it, is taken as it is."""
         entries = []
         try:
-            for line in data.decode().splitlines():
+            lines = data.decode().splitlines(keepends=True)
+            for number, line in enumerate(lines, start=1):
                 record = json.loads(line)
-                if record["kind"] not in KINDS or not _DIGEST.fullmatch(record["digest"]):
+                kind, digest = record["kind"], record["digest"]
+                if kind == _WHOLE and number == len(lines):
+                    if digest != hashlib.sha256("".join(lines[:-1]).encode()).hexdigest():
+                        raise ValueError("its lines are not those that were written")
+                elif kind not in KINDS or not _DIGEST.fullmatch(digest):
                     raise ValueError(f"no identifier: {line[:100]}")
-                entries.append((record["kind"], record["digest"]))
+                else:
+                    entries.append((kind, digest))
         except (ValueError, KeyError, TypeError) as problem:
             raise OutputError(
                 f"{name} is damaged: {problem}. Restore it: it keeps what was taken down out."
@@ -149,6 +158,10 @@ def bury(rows: Sequence[Row], takedowns: Takedowns) -> list[Row]:
     """Return the rows of a shard with tombstones for those that were taken down, and for all of the same key."""
     gone = {row.key for row in rows if row.reason == Reason.TAKEN_DOWN or takedowns.names(row)}
     return [tombstone(row) if row.key in gone else row for row in rows]
+
+
+def _line(kind: str, digest: str) -> str:
+    return json.dumps({"digest": digest, "kind": kind}) + "\n"
 
 
 def _digest(kind: str, value: str) -> str:

@@ -171,7 +171,7 @@ def test_the_log_holds_hashes_only_and_in_order(out: Path) -> None:
     row = kept(out)[0]
     take_down(str(out), [Identifier("key", row.key)])
     records = [json.loads(line) for line in (out / "takedowns.jsonl").read_text().splitlines()]
-    assert sorted({record["kind"] for record in records}) == ["key", "sha256", "url"]
+    assert sorted({record["kind"] for record in records}) == ["key", "sha256", "url", "whole"]
     assert all(set(record) == {"kind", "digest"} and len(record["digest"]) == 64 for record in records)
     assert records == sorted(records, key=lambda record: (record["kind"], record["digest"]))
 
@@ -345,6 +345,18 @@ def test_a_damaged_log_stops_everything_that_would_need_it(out: Path, content: b
     with pytest.raises(OutputError, match="damaged"):
         take_down(str(out), [Identifier("key", "ab" * 16)])
     assert "takedowns.jsonl" in about(findings(out, deep=False))
+
+
+def test_any_line_of_the_log_that_was_changed_or_lost_is_found(out: Path) -> None:
+    take_down(str(out), [Identifier("key", kept(out)[0].key)])
+    whole = (out / "takedowns.jsonl").read_bytes()
+    lines = whole.splitlines(keepends=True)
+    for number, line in enumerate(lines):
+        other = line.replace(b'"digest": "', b'"digest": "f')[:-20] + line[-19:]
+        for damage in ([], [other]) if number < len(lines) - 1 else ([other],):
+            (out / "takedowns.jsonl").write_bytes(b"".join([*lines[:number], *damage, *lines[number + 1 :]]))
+            assert "takedowns.jsonl" in about(findings(out, deep=False)), (number, damage)
+    assert Takedowns.from_jsonl(b"".join(lines[:-1])).entries == Takedowns.from_jsonl(whole).entries
 
 
 def test_a_url_with_a_password_is_logged_as_the_ledger_has_it() -> None:
