@@ -47,7 +47,7 @@ def _robots_directives(value: str, agent: str) -> set[str]:
 
     A user agent scopes what follows it, up to the next one: ``otherbot: noindex, noai, l2i-builder: noimageai``.
     """
-    found = set()
+    found: set[str] = set()
     scope = ""
     for item in value.lower().split(","):
         name, colon, rest = (part.strip() for part in item.partition(":"))

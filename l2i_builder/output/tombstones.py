@@ -112,7 +112,7 @@ class Takedowns:
                     raise ValueError(f"no identifier: {line[:100]}")
                 else:
                     entries.append((kind, digest))
-        except (ValueError, KeyError, TypeError) as problem:
+        except (ValueError, KeyError, TypeError, RecursionError) as problem:
             raise OutputError(
                 f"{name} is damaged: {problem}. Restore it: it keeps what was taken down out."
             ) from problem

@@ -339,7 +339,7 @@ def test_what_is_no_identifier_is_refused(kind: str, value: str) -> None:
         Identifier.of(kind, value)
 
 
-@pytest.mark.parametrize("content", [b"x", b"{}", b'{"kind": "key", "digest": "ab"}', b"\xff", b"[]"])
+@pytest.mark.parametrize("content", [b"x", b"{}", b'{"kind": "key", "digest": "ab"}', b"\xff", b"[]", b"[" * 10**6])
 def test_a_damaged_log_stops_everything_that_would_need_it(out: Path, content: bytes) -> None:
     (out / "takedowns.jsonl").write_bytes(content)
     with pytest.raises(OutputError, match="damaged"):
