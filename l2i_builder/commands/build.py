@@ -28,6 +28,9 @@ def build(
     append: Annotated[
         bool, typer.Option("--append", help="Metadata join the finished run in --out; only new rows are fetched.")
     ] = False,
+    recheck: Annotated[
+        bool, typer.Option("--recheck", help="Read finished shards too; build changed ones again.")
+    ] = False,
     inline: Annotated[bool, typer.Option("--inline", help="One process, no Ray: for debugging.")] = False,
     log_format: Annotated[
         str | None, typer.Option(help="text, or json: one JSON object a line on standard error.", show_default=False)
@@ -63,10 +66,10 @@ def build(
 
     told = make_log(settings, log)
     if isinstance(told, JsonLog):
-        _build_for_machines(settings, told, inline, retry_failed, append)
+        _build_for_machines(settings, told, inline, retry_failed, append, recheck)
         return
     try:
-        result = run(settings, inline=inline, retry_failed=retry_failed, log=told, append=append)
+        result = run(settings, inline=inline, retry_failed=retry_failed, log=told, append=append, recheck=recheck)
     except KeyboardInterrupt:
         log.print("Stopped. Finished shards are kept; run the same command again to go on.")
         raise typer.Exit(130) from None
@@ -75,12 +78,14 @@ def build(
     console.print(f"\nshards  {result.out}/shards\nreport  {result.report}", soft_wrap=True)
 
 
-def _build_for_machines(settings: Config, told: JsonLog, inline: bool, retry_failed: bool, append: bool) -> None:
+def _build_for_machines(
+    settings: Config, told: JsonLog, inline: bool, retry_failed: bool, append: bool, recheck: bool
+) -> None:
     """Build, and say also how it ended in JSON lines."""
     from l2i_builder.run.build import build as run
 
     try:
-        result = run(settings, inline=inline, retry_failed=retry_failed, log=told, append=append)
+        result = run(settings, inline=inline, retry_failed=retry_failed, log=told, append=append, recheck=recheck)
     except KeyboardInterrupt:
         told.event(
             "stopped", "warning", "finished shards are kept; run the same command again to go on", exit_status=130

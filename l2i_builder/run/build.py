@@ -7,6 +7,7 @@ import hashlib
 import re
 import signal
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -28,7 +29,7 @@ from l2i_builder.run.logs import Log, make_log
 from l2i_builder.run.metrics import serve_metrics
 from l2i_builder.run.observe import Observer, Several
 from l2i_builder.run.progress import Progress
-from l2i_builder.run.resume import whole_shards
+from l2i_builder.run.resume import altered_shards, whole_shards
 from l2i_builder.run.retry import retry_parts, retryable
 
 WITHOUT_WEIGHTS = {"patchmatch", "telea"}
@@ -53,11 +54,13 @@ def build(
     retry_failed: bool = False,
     log: Log | None = None,
     append: bool = False,
+    recheck: bool = False,
 ) -> Result:
     """Build the dataset that ``config`` describes into ``config.out``; finished shards are skipped.
 
     inline: run in this process, without Ray. retry_failed: also fetch again the rows of finished shards whose
     failure was transient. append: the metadata join the run that is there; rows whose keys it has are left out.
+    recheck: read the finished shards too, and build those again in which something was changed.
     console, log: where to tell; by default what ``config.observe`` says, on standard error.
 
     Raises L2IError subclasses: ConfigError (also where the folder belongs to another configuration),
@@ -77,6 +80,10 @@ def build(
     log.run = run.digest
     recover(config.out)
     done = _finished(config.out, log)
+    if recheck:
+        altered = altered_shards(config.out, plan, run, done)
+        _tell_damage(altered, log)
+        done -= set(altered)
     again = retryable(config.out, plan, done) if retry_failed else []
     todo = [shard for shard in plan.shards if shard.number not in done]
     if len(todo) < len(plan.shards):
@@ -101,9 +108,13 @@ def build(
 def _finished(out: str, log: Log) -> set[int]:
     """Return the shards that need no work; tell of those that do because their files are damaged."""
     done, damaged = whole_shards(out)
+    _tell_damage(damaged, log)
+    return done
+
+
+def _tell_damage(damaged: Mapping[int, str], log: Log) -> None:
     for number, what in sorted(damaged.items()):
         log.say(f"shard {manifest.shard_name(number)} is damaged ({what}) and is built again", "warning")
-    return done
 
 
 def claim(config: Config, plan: InputPlan) -> manifest.RunManifest:
