@@ -39,7 +39,9 @@ _USERINFO = re.compile(_LEAD + r"(?:https?:|[a-z][a-z0-9+.\-]*+:(?=/))?/*+)[^/?#
 # A colon that no port follows: the authority was cut inside a password, e.g. http://user:pass/word@host/
 _CUT_USERINFO = re.compile(_LEAD + r"[a-z][a-z0-9+.\-]*+:/*+)[^/?#@\[]*:(?![0-9]*+(?:[/?#]|\Z))[^@]*@", re.IGNORECASE)
 # Of a URL inside another one, or behind some word, e.g. view-source:http://…, /web/http://…, ?url=http%3A%2F%2F…
-_INNER_USERINFO = re.compile(r"((?::|%3A|\uff1a)(?:/|%2F){2,}+)(?:(?!%2F|%3F|%23)[^/?#])+(@|%40|\uff20)", re.IGNORECASE)
+_INNER_USERINFO = re.compile(
+    r"((?::|%3A|\uff1a)(?:/|%2F){2,}+)(?:(?!%2F|%3F|%23)[^/?#])+(?:@|%40|\uff20)", re.IGNORECASE
+)
 
 
 class Refusal(Exception):
@@ -74,12 +76,12 @@ class Target(NamedTuple):
 
 
 def redact(url: str) -> str:
-    """Return the URL with user name and password, if any, as ``***``, also those of URLs within it. Never raises; not
+    """Return the URL with user name and password, if any, as ``***@``, also those of URLs within it. Never raises; not
     a validity check."""
     if "@" not in url and "%40" not in url and "\uff20" not in url:  # also keeps _CUT_USERINFO from trying every colon
         return url
-    url = _USERINFO.sub(r"\1***@", _CUT_USERINFO.sub(r"\1***@", url, count=1), count=1)
-    return _INNER_USERINFO.sub(r"\1***\2", url)
+    url = _CUT_USERINFO.sub(r"\1***@", _INNER_USERINFO.sub(r"\1***@", url), count=1)
+    return _USERINFO.sub(r"\1***@", url, count=1)
 
 
 def check_url(url: str, max_bytes: int = 8192, exempt: Collection[str] = ()) -> URL:

@@ -115,11 +115,11 @@ class TestRedact:
             ("<http://u:p@example.com/>", "<http://***@example.com/>"),
             ("view-source:http://u:p@example.com/", "view-source:http://***@example.com/"),
             ("ht tp://u:p@example.com/", "ht tp://***@example.com/"),
-            ("http://u:p%40example.com/", "http://***%40example.com/"),
+            ("http://u:p%40example.com/", "http://***@example.com/"),
             ("http://archive.org/web/http://u:p@example.com/a", "http://archive.org/web/http://***@example.com/a"),
             (
                 "http://cdn.org/?u=https%3A%2F%2Fu%3Ap%40example.com%2Fa",
-                "http://cdn.org/?u=https%3A%2F%2F***%40example.com%2Fa",
+                "http://cdn.org/?u=https%3A%2F%2F***@example.com%2Fa",
             ),
             (
                 "http://archive.org/web/http://example.com/a@2x.jpg",
