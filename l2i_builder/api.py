@@ -76,6 +76,7 @@ def build(
     inline: bool = False,
     retry_failed: bool = False,
     append: bool = False,
+    recheck: bool = False,
     progress: bool = False,
     check: bool = True,
     **overrides: Any,
@@ -93,6 +94,7 @@ def build(
         inline: one process, no Ray.
         retry_failed: fetch rows of finished shards again whose failure was transient.
         append: the metadata join the finished run in ``out``; only rows with new keys are fetched.
+        recheck: read the finished shards too, and build those again in which something was changed.
         progress: show a bar (or, without a terminal, a line a minute) on standard error.
         check: raise where shards failed every attempt; False: return them in ``RunSummary.failed``.
         **overrides: sections or keys as Python values: ``image={"size": 256}, seed=1``. They win over ``set``.
@@ -107,7 +109,7 @@ def build(
     settings = _settings(config, [*set, *_dotted(overrides)], str(metadata), str(out))
     console = Console(file=sys.stderr, quiet=not progress, highlight=False)
     try:
-        result = run(settings, console, inline=inline, retry_failed=retry_failed, append=append)
+        result = run(settings, console, inline=inline, retry_failed=retry_failed, append=append, recheck=recheck)
     except ShardsFailedError as error:
         if check:
             raise

@@ -216,7 +216,7 @@ def _indexed(folder: str, name: str) -> list[Shard]:
             Shard(storage.join(folder, entry["url"]), int(entry["nsamples"]), str(entry.get("md5sum", "")))
             for entry in entries
         ]
-    except (ValueError, KeyError, TypeError, AttributeError) as problem:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as problem:
         raise OutputError(f"{folder}/{name} is no index of shards ({problem}). Make the folder anew.") from problem
 
 

@@ -55,6 +55,8 @@ def test_version(capsys):
         (["build", "--set", "segment.backnd=u2net"], 2, "Did you mean segment.backend?"),
         (["build", "--config", "absent.yaml"], 2, "Cannot read the configuration"),
         (["build"], 2, "metadata is not set"),
+        (["build", "--metadata", "https://me:secret@a.test/m.parquet", "--out", "x"], 2, "metadata holds a password"),
+        (["build", "--metadata", "m.parquet", "--out", "s3://id:secret@bucket/x"], 2, "out holds a password"),
         (["build", "--metadata", "absent", "--out", "out"], 3, "absent"),
         (["weights", "pull", "u3net"], 4, "l2i weights list"),
         (["status", "nowhere"], 5, "l2i build"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import traceback
+from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -26,6 +27,9 @@ def build(
     ] = False,
     append: Annotated[
         bool, typer.Option("--append", help="Metadata join the finished run in --out; only new rows are fetched.")
+    ] = False,
+    recheck: Annotated[
+        bool, typer.Option("--recheck", help="Read finished shards too; build changed ones again.")
     ] = False,
     inline: Annotated[bool, typer.Option("--inline", help="One process, no Ray: for debugging.")] = False,
     log_format: Annotated[
@@ -62,10 +66,10 @@ def build(
 
     told = make_log(settings, log)
     if isinstance(told, JsonLog):
-        _build_for_machines(settings, told, inline, retry_failed, append)
+        _build_for_machines(settings, told, inline, retry_failed, append, recheck)
         return
     try:
-        result = run(settings, inline=inline, retry_failed=retry_failed, log=told, append=append)
+        result = run(settings, inline=inline, retry_failed=retry_failed, log=told, append=append, recheck=recheck)
     except KeyboardInterrupt:
         log.print("Stopped. Finished shards are kept; run the same command again to go on.")
         raise typer.Exit(130) from None
@@ -74,12 +78,14 @@ def build(
     console.print(f"\nshards  {result.out}/shards\nreport  {result.report}", soft_wrap=True)
 
 
-def _build_for_machines(settings: Config, told: JsonLog, inline: bool, retry_failed: bool, append: bool) -> None:
+def _build_for_machines(
+    settings: Config, told: JsonLog, inline: bool, retry_failed: bool, append: bool, recheck: bool
+) -> None:
     """Build, and say also how it ended in JSON lines."""
     from l2i_builder.run.build import build as run
 
     try:
-        result = run(settings, inline=inline, retry_failed=retry_failed, log=told, append=append)
+        result = run(settings, inline=inline, retry_failed=retry_failed, log=told, append=append, recheck=recheck)
     except KeyboardInterrupt:
         told.event(
             "stopped", "warning", "finished shards are kept; run the same command again to go on", exit_status=130
@@ -125,9 +131,11 @@ def status(
 
 
 def _outcome(out: str) -> None:
-    """Print the funnel of what is committed; silent where nothing is."""
+    """Print the funnel of what is committed; silent where nothing is, or where it cannot be read: what ended the build
+    says more."""
     from l2i_builder.output import manifest
     from l2i_builder.report import funnel
 
-    if out and manifest.finished(out):
-        console.print(funnel(out).table())
+    with suppress(L2IError):
+        if out and manifest.finished(out):
+            console.print(funnel(out).table())

@@ -33,9 +33,15 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _UNSAFE = re.compile(r"[^!#$%&'()*+,\-./0-9:;=?@A-Z\[\]_a-z~]")
 _NAME = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)(\.(?!-)[a-z0-9_-]{1,63}(?<!-))*\.?")
 _NUMBER = re.compile(r"0x[0-9a-f]*|[0-9]+")
-_USERINFO = re.compile(r"\A(\s*+(?:https?:|[a-z][a-z0-9+.\-]*+:(?=/))?/*+)[^/?#]*@", re.IGNORECASE)
+# What may stand before a scheme: blanks, quotes, brackets, control characters, a byte order mark.
+_LEAD = r"\A([^\w/?#@%*]*+"
+_USERINFO = re.compile(_LEAD + r"(?:https?:|[a-z][a-z0-9+.\-]*+:(?=/))?/*+)[^/?#]*@", re.IGNORECASE)
 # A colon that no port follows: the authority was cut inside a password, e.g. http://user:pass/word@host/
-_CUT_USERINFO = re.compile(r"\A(\s*+[a-z][a-z0-9+.\-]*+:/*+)[^/?#@\[]*:(?![0-9]*+(?:[/?#]|\Z))[^@]*@", re.IGNORECASE)
+_CUT_USERINFO = re.compile(_LEAD + r"[a-z][a-z0-9+.\-]*+:/*+)[^/?#@\[]*:(?![0-9]*+(?:[/?#]|\Z))[^@]*@", re.IGNORECASE)
+# Of a URL inside another one, or behind some word, e.g. view-source:http://…, /web/http://…, ?url=http%3A%2F%2F…
+_INNER_USERINFO = re.compile(
+    r"((?::|%3A|\uff1a)(?:/|%2F){2,}+)(?:(?!%2F|%3F|%23)[^/?#])+(?:@|%40|\uff20)", re.IGNORECASE
+)
 
 
 class Refusal(Exception):
@@ -70,10 +76,12 @@ class Target(NamedTuple):
 
 
 def redact(url: str) -> str:
-    """Return the URL with user name and password, if any, as ``***``. Never raises; not a validity check."""
-    if "@" not in url:  # also keeps _CUT_USERINFO from trying every colon
+    """Return the URL with user name and password, if any, as ``***@``, also those of URLs within it. Never raises; not
+    a validity check."""
+    if "@" not in url and "%40" not in url and "\uff20" not in url:  # also keeps _CUT_USERINFO from trying every colon
         return url
-    return _USERINFO.sub(r"\1***@", _CUT_USERINFO.sub(r"\1***@", url, count=1), count=1)
+    url = _CUT_USERINFO.sub(r"\1***@", _INNER_USERINFO.sub(r"\1***@", url), count=1)
+    return _USERINFO.sub(r"\1***@", url, count=1)
 
 
 def check_url(url: str, max_bytes: int = 8192, exempt: Collection[str] = ()) -> URL:
@@ -94,6 +102,8 @@ def check_target(url: str, max_bytes: int = 8192, exempt: Collection[str] = ()) 
     match = _SCHEME.match(url)
     scheme = match[1].lower() if match else ""
     if match and scheme not in _PORTS:
+        if not redact(url).lower().startswith(scheme):
+            scheme = "***"  # a user name, as in "user:password@host"
         raise Refusal(Reason.BAD_SCHEME, f"scheme {scheme[:40]}, only http and https are fetched")
     try:
         size = len(url) if url.isascii() else len(url.encode())

@@ -32,7 +32,7 @@ def opt_out(headers: Mapping[str, str], agent: str) -> str:
         if name in headers:
             members = _members(_values(headers, name))
             signals += [f"{name}: {member}" for member in forbids if member in members]
-    if headers.get("tdm-reservation") == "1":
+    if "tdm-reservation" in headers and "1" in _members(_values(headers, "tdm-reservation")):
         signals.append("tdm-reservation: 1")
     return "; ".join(signals)
 
@@ -47,7 +47,7 @@ def _robots_directives(value: str, agent: str) -> set[str]:
 
     A user agent scopes what follows it, up to the next one: ``otherbot: noindex, noai, l2i-builder: noimageai``.
     """
-    found = set()
+    found: set[str] = set()
     scope = ""
     for item in value.lower().split(","):
         name, colon, rest = (part.strip() for part in item.partition(":"))
@@ -55,11 +55,11 @@ def _robots_directives(value: str, agent: str) -> set[str]:
             continue
         if colon and _AGENT.fullmatch(name):
             scope, name = name, rest
-        if name in _DIRECTIVES and scope in ("", "*", agent):
-            found.add(name)
+        if scope in ("", "*", agent):
+            found |= _DIRECTIVES.intersection(re.split(r"[\s;]+", name))  # some separate them by blanks
     return found
 
 
 def _members(values: list[str]) -> set[str]:
-    """Return the ``key=value`` members of a structured-field dictionary, without parameters and blanks."""
+    """Return the members, ``key=value`` or bare, of a structured field, without parameters and blanks."""
     return {re.sub(r"\s", "", member.partition(";")[0]).lower() for member in ",".join(values).split(",")}

@@ -30,6 +30,7 @@ from l2i_builder.sample import Row
 FOOTER_GUESS = 64 * 2**10  # bytes read from a file's end: most footers fit
 READ_ROWS = 4096  # rows decoded at a time
 READ_BUFFER = 2**22  # bytes of a column chunk in memory at a time
+_MOST_SHARDS = 10**7  # of an input.json: a run over all of LAION has half a million
 
 
 @dataclass(frozen=True)
@@ -95,8 +96,7 @@ class InputPlan:
     def digest(self) -> str:
         """SHA-256 of what the input was at first: names, sizes, footers, columns and packing, wherever the files are.
         It does not change when a run grows."""
-        files = [[file["name"], file["rows"], file["size"], file["footer"]] for file in self.files]
-        return hashlib.sha256(canonical([self.columns, files, self.rows, self.rows_per_shard])).hexdigest()
+        return _digest(self.columns, self.files, self.rows, self.rows_per_shard)
 
     def to_json(self) -> bytes:
         """Return everything but the shards, which follow from it."""
@@ -110,15 +110,21 @@ class InputPlan:
         try:
             raw = json.loads(data)
             columns, files = dict(raw["columns"]), list(raw["files"])
-            growths = [Growth.from_json(growth) for growth in raw.get("growths", [])]
-            plan = cls(columns, files, int(raw["rows"]), int(raw["rows_per_shard"]), growths)
-            if raw["digest"] != plan.digest:
+            rows, per_shard = int(raw["rows"]), int(raw["rows_per_shard"])
+            if raw["digest"] != _digest(columns, files, rows, per_shard):  # before anything is made of the numbers
                 raise ValueError("its digest does not match")
-            return plan
-        except (ValueError, KeyError, TypeError, RecursionError) as problem:
+            if rows < 0 or per_shard < 0 or (per_shard and rows > per_shard * _MOST_SHARDS):
+                raise ValueError(f"{rows} rows in shards of {per_shard} are no input")
+            return cls(columns, files, rows, per_shard, [Growth.from_json(growth) for growth in raw.get("growths", [])])
+        except (ValueError, KeyError, TypeError, RecursionError, OverflowError) as problem:
             raise MetadataError(
                 f"input.json is damaged ({type(problem).__name__}: {problem}). Run the build again: it is made anew."
             ) from problem
+
+
+def _digest(columns: dict[str, str], files: list[dict[str, Any]], rows: int, per_shard: int) -> str:
+    listed = [[file["name"], file["rows"], file["size"], file["footer"]] for file in files]
+    return hashlib.sha256(canonical([columns, listed, rows, per_shard])).hexdigest()
 
 
 def plan(config: Config) -> InputPlan:

@@ -17,7 +17,7 @@ from l2i_builder.output.features import Features, write_features
 from l2i_builder.output.ledger import write_ledger
 from l2i_builder.output.manifest import ShardManifest, manifest_url, pretty
 from l2i_builder.output.shards import member_names, write_tar
-from l2i_builder.output.tombstones import all_takedowns, bury
+from l2i_builder.output.tombstones import Takedowns, all_takedowns, bury
 from l2i_builder.sample import NEVER_SHOWN, Batch, Reason, Row, Verdict, key_fraction
 
 STAGE = "commit"
@@ -43,8 +43,8 @@ def commit_shard(
     one; OutputError where the folder cannot be written.
     """
     rows = [row for batch in batches for row in batch.rows]
-    if config.out:
-        rows = bury(rows, all_takedowns(config))
+    takedowns = all_takedowns(config) if config.out else Takedowns()
+    rows = bury(rows, takedowns)
     triplets = {key: members for batch in reversed(batches) for key, members in batch.triplets.items()}
     previews = {key: strip for batch in batches for key, strip in batch.previews.items()}
     _check(shard, rows, triplets, member_names(config.layers.count))
@@ -70,6 +70,10 @@ def commit_shard(
     reasons = dict(sorted(Counter(row.reason for row in rows if row.reason).items()))
     manifest = ShardManifest(shard.number, len(rows), len(kept), reasons, files, run_digest)
     storage.write_bytes(manifest_url(out, shard.number), manifest.to_json())
+    later = all_takedowns(config) if config.out else takedowns
+    if later.entries != takedowns.entries and bury(rows, later) != rows:
+        # A takedown writes its log before it looks for finished shards: one that began meanwhile may have missed this.
+        return commit_shard(out, shard, config, batches, stats, run_digest)
     return manifest
 
 

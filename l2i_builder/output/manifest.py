@@ -57,8 +57,11 @@ class RunManifest:
     def from_json(cls, data: bytes, name: str = RUN_FILE) -> RunManifest:
         """Raises OutputError where the JSON is damaged, or was edited."""
         run, raw = _load(cls, data, name)
-        if raw.get("digest") != run.digest:
-            raise _damaged(name, ValueError("its digest does not match its content"))
+        try:
+            if raw.get("digest") != run.digest:
+                raise ValueError("its digest does not match its content")
+        except (ValueError, RecursionError) as problem:  # also of numbers without end, which have no digest
+            raise _damaged(name, problem) from problem
         return run
 
 

@@ -33,6 +33,7 @@ T = TypeVar("T")
 MEMBERS = ("jpg", "fg.png", "bg.jpg", "mask.png", "txt", "json")  # of a sample, in order
 KEY = re.compile(r"[A-Za-z0-9_-]{1,100}")
 REBUILD = "Delete the shard's manifest and run the build again: it is made anew."
+_SUFFIX = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 MAX_MEMBER = 256 * 2**20  # bytes; a larger member is damage, not a sample
 
 # Facts in a sample's JSON that are fields of its Row. Position in the ledger: shard and index.
@@ -204,7 +205,7 @@ def _samples(
     seen: set[str] = set()
     for name, value in _entries(url, file, take):
         stem, _, suffix = name.partition(".")
-        if not KEY.fullmatch(stem) or not suffix or "/" in suffix:
+        if not KEY.fullmatch(stem) or not _SUFFIX.fullmatch(suffix):
             raise OutputError(f"{url} holds a member {name[:200]!r}, which is no sample's. Do not use this shard.")
         if stem != key:
             if members:
@@ -232,13 +233,21 @@ def _entries(
     try:
         with tarfile.open(fileobj=ending, mode="r|") as tar:  # type: ignore[call-overload]
             for entry in tar:
-                if not entry.isreg() or entry.size > MAX_MEMBER:
+                if not is_plain(entry, MAX_MEMBER):
                     raise OutputError(f"{url}: member {entry.name[:200]!r} is no file of a sample. {REBUILD}")
                 yield entry.name, take(tar, entry)
         if not ending.marked():
             raise tarfile.ReadError("its end mark is missing")
     except (tarfile.TarError, OSError, EOFError, ValueError) as problem:
         raise OutputError(f"{url} is damaged or cut off: {problem}. {REBUILD}") from problem
+
+
+def is_plain(entry: tarfile.TarInfo, largest: int) -> bool:
+    """Whether a member is a file whose content lies in the tar as it is, and has at most ``largest`` bytes.
+
+    A sparse one, of a few bytes, may read as very many, and not from where its header says.
+    """
+    return entry.type in (tarfile.REGTYPE, tarfile.AREGTYPE) and not entry.issparse() and 0 <= entry.size <= largest
 
 
 def _content(tar: tarfile.TarFile, entry: tarfile.TarInfo) -> bytes:

@@ -23,7 +23,7 @@ from l2i_builder.ingest.planning import InputPlan, InputShard
 from l2i_builder.output.commit import commit_shard
 from l2i_builder.output.ledger import read_ledger
 from l2i_builder.output.manifest import PENDING, RUN_FILE, RunManifest, finished, shard_name
-from l2i_builder.output.rewrite import promote, recover, spread, stored_shard, stored_stats
+from l2i_builder.output.rewrite import FOLDERS, promote, recover, spread, stored_shard, stored_stats
 from l2i_builder.output.shards import wids_index
 from l2i_builder.output.tombstones import (
     KINDS,
@@ -70,6 +70,7 @@ def take_down(
     config = Config.model_validate({**run.config, "out": out})
     _delete_pages(out)
     recover(out)
+    _delete_leftovers(out)
     log = read_takedowns(out)
     fresh = {identifier for identifier in wanted if (identifier.kind, identifier.digest) not in log.entries}
     if fresh:
@@ -112,7 +113,7 @@ def _close_over(out: str, log: Takedowns, seen: set[Identifier]) -> dict[int, in
             for number, lines in zip(numbers, pool.map(partial(_named, out, log), numbers), strict=True):
                 if len(lines):
                     found[number] = len(lines)
-                    seen |= {Identifier(kind, value) for kind in KINDS for value in lines[kind].to_pylist() if value}
+                    seen |= {_identifier(kind, value) for kind in KINDS for value in lines[kind].to_pylist() if value}
                     log.add(_identifiers(lines))
         if len(log) == before:
             return found
@@ -131,7 +132,12 @@ def _identifiers(lines: pa.Table) -> Iterator[Identifier]:
     for line in lines.to_pylist():
         for kind in KINDS:
             if line[kind] and not (kind == "sha256" and line["reason"] in _NO_PICTURE):
-                yield Identifier(kind, line[kind])
+                yield _identifier(kind, line[kind])
+
+
+def _identifier(kind: str, value: str) -> Identifier:
+    """Return an identifier of a ledger; URLs of metadata may have blanks around them."""
+    return Identifier(kind, value.strip() if kind == "url" else value)
 
 
 def _rewrite(out: str, shard: InputShard, config: Config, log: Takedowns, run_digest: str) -> None:
@@ -142,6 +148,15 @@ def _rewrite(out: str, shard: InputShard, config: Config, log: Takedowns, run_di
         commit_shard(storage.join(out, PENDING), shard, config, [batch], stats, run_digest)
     promote(out, shard.number)
     storage.delete(storage.join(out, HASHES, f"{shard_name(shard.number)}.parquet"))
+
+
+def _delete_leftovers(out: str) -> None:
+    """Delete what killed commits left half written: its pixels are in no ledger. A commit that is running writes its
+    file again."""
+    for folder in ("", *FOLDERS):
+        place = storage.join(out, folder) if folder else out
+        for name in storage.list_names(place, ".tmp"):
+            storage.delete(storage.join(place, name))
 
 
 def _delete_pages(out: str) -> None:

@@ -1,7 +1,8 @@
 """What is left of a sample that was taken down: a blank ledger line, and hashed identifiers that keep it out.
 
 ``takedowns.jsonl`` in the output folder has a line {"digest", "kind"} for every identifier (key, URL, SHA-256 of
-the file) of every sample taken down, sorted. Digests are one-way: the log can be published with the dataset.
+the file) of every sample taken down, sorted. Digests are one-way: the log can be published with the dataset. Its last
+line, of kind "whole", is the SHA-256 of all others: a line that rots would let a sample back in.
 """
 
 from __future__ import annotations
@@ -23,7 +24,12 @@ from l2i_builder.sample import Reason, Row
 FILE = "takedowns.jsonl"
 STAGE = "takedown"
 KINDS = ("key", "sha256", "url")
-_SHAPES = {"key": re.compile(r"[0-9a-f]{32}"), "sha256": re.compile(r"[0-9a-f]{64}"), "url": re.compile(r"\S+")}
+_WHOLE = "whole"  # sorts behind the others
+_SHAPES = {
+    "key": re.compile(r"[0-9a-f]{32}"),
+    "sha256": re.compile(r"[0-9a-f]{64}"),
+    "url": re.compile(r"\S|\S[^\r\n]*\S"),
+}
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
@@ -42,7 +48,7 @@ class Identifier:
         value = value.strip() if kind == "url" else value.strip().lower()
         if not _SHAPES[kind].fullmatch(value):
             raise ConfigError(
-                f"{value[:100]!r} is no {kind}: a key has 32 hex digits, a SHA-256 has 64, a URL no blanks."
+                f"{value[:100]!r} is no {kind}: a key has 32 hex digits, a SHA-256 has 64, a URL is on one line."
             )
         return cls(kind, redact(value) if kind == "url" else value)
 
@@ -66,8 +72,11 @@ class Takedowns:
         self.kinds = {kind for kind, _ in self.entries}
 
     def holds(self, kind: str, value: str) -> bool:
-        """Whether an identifier is listed; unknown ones ("") never are."""
-        return bool(value) and kind in self.kinds and (kind, _digest(kind, value)) in self.entries
+        """Whether an identifier is listed; unknown ones ("") never are. Blanks around a URL mean nothing."""
+        if not value or kind not in self.kinds:
+            return False
+        spellings = {value, value.strip()} if kind == "url" else {value}
+        return any((kind, _digest(kind, spelling)) in self.entries for spelling in spellings)
 
     def names(self, row: Row) -> bool:
         """Whether any identifier of a row is listed."""
@@ -83,20 +92,27 @@ class Takedowns:
         return [any(self.holds(kind, value) for kind, value in zip(KINDS, line, strict=True)) for line in columns]
 
     def to_jsonl(self) -> bytes:
-        lines = (json.dumps({"digest": digest, "kind": kind}) + "\n" for kind, digest in sorted(self.entries))
-        return "".join(lines).encode()
+        lines = "".join(_line(kind, digest) for kind, digest in sorted(self.entries))
+        return (lines + _line(_WHOLE, hashlib.sha256(lines.encode()).hexdigest())).encode()
 
     @classmethod
     def from_jsonl(cls, data: bytes, name: str = FILE) -> Takedowns:
-        """Raises OutputError where the log is damaged: what it keeps out must never come back for that."""
+        """Raises OutputError where the log is damaged: what it keeps out must never come back for that. One without
+        its last line, as earlier versions wrote it, is taken as it is."""
         entries = []
         try:
-            for line in data.decode().splitlines():
+            lines = data.decode().splitlines(keepends=True)
+            for number, line in enumerate(lines, start=1):
                 record = json.loads(line)
-                if record["kind"] not in KINDS or not _DIGEST.fullmatch(record["digest"]):
+                kind, digest = record["kind"], record["digest"]
+                if kind == _WHOLE and number == len(lines):
+                    if digest != hashlib.sha256("".join(lines[:-1]).encode()).hexdigest():
+                        raise ValueError("its lines are not those that were written")
+                elif kind not in KINDS or not _DIGEST.fullmatch(digest):
                     raise ValueError(f"no identifier: {line[:100]}")
-                entries.append((record["kind"], record["digest"]))
-        except (ValueError, KeyError, TypeError) as problem:
+                else:
+                    entries.append((kind, digest))
+        except (ValueError, KeyError, TypeError, RecursionError) as problem:
             raise OutputError(
                 f"{name} is damaged: {problem}. Restore it: it keeps what was taken down out."
             ) from problem
@@ -142,6 +158,10 @@ def bury(rows: Sequence[Row], takedowns: Takedowns) -> list[Row]:
     """Return the rows of a shard with tombstones for those that were taken down, and for all of the same key."""
     gone = {row.key for row in rows if row.reason == Reason.TAKEN_DOWN or takedowns.names(row)}
     return [tombstone(row) if row.key in gone else row for row in rows]
+
+
+def _line(kind: str, digest: str) -> str:
+    return json.dumps({"digest": digest, "kind": kind}) + "\n"
 
 
 def _digest(kind: str, value: str) -> str:

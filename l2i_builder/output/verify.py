@@ -71,9 +71,7 @@ def verify(out: str, deep: bool = False, progress: Progress | None = None) -> li
         return findings
     planned = {shard.number: shard for shard in plan.shards}
     done = finished(out)
-    takedowns = _read_takedowns(out, findings)
-    rules = [rule_of(run, task) for task in TASKS]
-    ledger = LedgerCheck(rules, takedowns, layer_count(run.config), bool(run.derived_from))
+    ledger = ledger_check(out, run, findings)
     findings += _unfinished(done, set(planned))
     findings += _growth(out, plan)
     findings += _pending(out)
@@ -99,6 +97,16 @@ def verify(out: str, deep: bool = False, progress: Progress | None = None) -> li
     findings += _undecided(out, numbers)
     findings += _foreign(out, set(planned))
     return findings
+
+
+def ledger_check(out: str, run: RunManifest, findings: list[Finding] | None = None) -> LedgerCheck:
+    """Return the check of a run's ledgers. Of a damaged log of takedowns it tells in ``findings``, where given.
+
+    Raises OutputError where the log is damaged and nobody is told.
+    """
+    takedowns = read_takedowns(out) if findings is None else _read_takedowns(out, findings)
+    rules = [rule_of(run, task) for task in TASKS]
+    return LedgerCheck(rules, takedowns, layer_count(run.config), bool(run.derived_from))
 
 
 def output_digest(out: str) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 from l2i_builder import storage
 from l2i_builder.config import MAX_LAYERS
 from l2i_builder.errors import L2IError, OutputError
-from l2i_builder.output.shards import KEY, REBUILD, member_names
+from l2i_builder.output.shards import KEY, REBUILD, is_plain, member_names
 
 Place = tuple[int, int]  # offset of a member's content in the tar, and its size, in bytes
 Places = dict[str, dict[str, Place]]  # key -> suffix -> place
@@ -41,8 +41,7 @@ def scan(url: str) -> Places:
             with tarfile.open(fileobj=file, mode="r:") as tar:
                 for member in tar:
                     key, _, suffix = member.name.partition(".")
-                    plain = member.type in (tarfile.REGTYPE, tarfile.AREGTYPE) and member.size <= MAX_MEMBER
-                    if not plain or not KEY.fullmatch(key) or suffix not in SUFFIXES:
+                    if not is_plain(member, MAX_MEMBER) or not KEY.fullmatch(key) or suffix not in SUFFIXES:
                         raise OutputError(f"{url}: member {member.name[:200]!r} is no file of a sample. {REBUILD}")
                     if member.offset_data + member.size > end:
                         raise tarfile.ReadError("it ends inside a member")

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import re
 import signal
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -27,10 +29,11 @@ from l2i_builder.run.logs import Log, make_log
 from l2i_builder.run.metrics import serve_metrics
 from l2i_builder.run.observe import Observer, Several
 from l2i_builder.run.progress import Progress
-from l2i_builder.run.resume import whole_shards
+from l2i_builder.run.resume import altered_shards, whole_shards
 from l2i_builder.run.retry import retry_parts, retryable
 
 WITHOUT_WEIGHTS = {"patchmatch", "telea"}
+_PASSWORD = re.compile(r"(?!github:)[^/@]+://[^/@]*:[^/@]*@")
 
 
 @dataclass
@@ -51,11 +54,13 @@ def build(
     retry_failed: bool = False,
     log: Log | None = None,
     append: bool = False,
+    recheck: bool = False,
 ) -> Result:
     """Build the dataset that ``config`` describes into ``config.out``; finished shards are skipped.
 
     inline: run in this process, without Ray. retry_failed: also fetch again the rows of finished shards whose
     failure was transient. append: the metadata join the run that is there; rows whose keys it has are left out.
+    recheck: read the finished shards too, and build those again in which something was changed.
     console, log: where to tell; by default what ``config.observe`` says, on standard error.
 
     Raises L2IError subclasses: ConfigError (also where the folder belongs to another configuration),
@@ -75,6 +80,10 @@ def build(
     log.run = run.digest
     recover(config.out)
     done = _finished(config.out, log)
+    if recheck:
+        altered = altered_shards(config.out, plan, run, done)
+        _tell_damage(altered, log)
+        done -= set(altered)
     again = retryable(config.out, plan, done) if retry_failed else []
     todo = [shard for shard in plan.shards if shard.number not in done]
     if len(todo) < len(plan.shards):
@@ -99,9 +108,13 @@ def build(
 def _finished(out: str, log: Log) -> set[int]:
     """Return the shards that need no work; tell of those that do because their files are damaged."""
     done, damaged = whole_shards(out)
+    _tell_damage(damaged, log)
+    return done
+
+
+def _tell_damage(damaged: Mapping[int, str], log: Log) -> None:
     for number, what in sorted(damaged.items()):
         log.say(f"shard {manifest.shard_name(number)} is damaged ({what}) and is built again", "warning")
-    return done
 
 
 def claim(config: Config, plan: InputPlan) -> manifest.RunManifest:
@@ -208,10 +221,17 @@ def finish(config: Config, plan: InputPlan, failed: dict[str, str]) -> Result:
 
 
 def absolute(config: Config) -> Config:
-    """Local paths made absolute: actors live in other working directories."""
+    """Local paths made absolute: actors live in other working directories. Raises ConfigError where one is missing or
+    holds a password, which input.json and error messages would show."""
     if not config.metadata or not config.out:
         missing = "metadata" if not config.metadata else "out"
         raise ConfigError(f"{missing} is not set: give --{missing}, or {missing}: in the configuration.")
     paths = {name: getattr(config, name) for name in ("metadata", "out")}
+    for name, path in paths.items():
+        if _PASSWORD.match(path):
+            raise ConfigError(
+                f"{name} holds a password, which would be written where everybody reads it. Give credentials through "
+                "the environment: AWS_*, FSSPEC_HTTP and the like."
+            )
     local = {name: str(Path(path).expanduser().absolute()) for name, path in paths.items() if "://" not in path}
     return config.model_copy(update=local)

@@ -22,7 +22,7 @@ from l2i_builder.output.shards import wids_index
 from l2i_builder.run import cluster
 from l2i_builder.run.build import run_shards
 from l2i_builder.run.logs import Log
-from l2i_builder.run.resume import whole_shards
+from l2i_builder.run.resume import altered_shards, whole_shards
 
 
 def unsteady_commit(out, *args):
@@ -59,6 +59,8 @@ def main() -> None:
         manifest.claim(config.out, run)
         storage.write_bytes(storage.join(config.out, "input.json"), plan.to_json())
         done, _ = whole_shards(config.out)
+        if fault == "recheck":
+            done -= set(altered_shards(config.out, plan, run, done))
         todo = [shard for shard in plan.shards if shard.number not in done]
         failed = run_shards(config, todo, run.digest, Log(console), parts=parts) if todo else {}
         storage.write_bytes(storage.join(config.out, "index.json"), wids_index(config.out))

@@ -202,16 +202,20 @@ def full_disk(run: Round) -> None:
 
 
 def damaged_output(run: Round) -> None:
-    """A finished shard, ledger or manifest cut short or gone, found by the next run."""
+    """A finished shard, ledger or manifest gone, cut short or with a byte changed, found by the next run."""
     run.end(run.start())
     for folder in run.draw.sample(["shards", "audit", "previews", "features", "ledger", "manifests"], 3):
         path = run.draw.choice(sorted((Path(run.out) / folder).iterdir()))
-        if run.draw.random() < 0.3:
+        data, place = path.read_bytes(), run.draw.randrange(path.stat().st_size)
+        how = run.draw.choice(["gone", "cut", "changed"])
+        if how == "gone":
             path.unlink()
         else:
-            path.write_bytes(path.read_bytes()[: run.draw.randrange(path.stat().st_size)])
+            path.write_bytes(
+                data[:place] if how == "cut" else data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :]
+            )
         run.hits += 1
-    run.end(run.start())
+    run.end(run.start("recheck"))
 
 
 KINDS: dict[str, Callable[[Round], None]] = {
@@ -294,7 +298,11 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", nargs="+", help="kinds whose name contains one of these words")
     args = parser.parse_args()
-    os.environ |= {"RAY_AUTH_MODE": "disabled", "PYTHONPATH": str(HERE.parent), "AWS_ACCESS_KEY_ID": "test"}
+    os.environ |= {
+        "RAY_AUTH_MODE": "disabled",
+        "PYTHONPATH": f"{HERE.parent}:{HERE.parents[1]}",
+        "AWS_ACCESS_KEY_ID": "test",
+    }
     os.environ |= {"AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1"}
     os.environ["FSSPEC_S3"] = '{"config_kwargs": {"connect_timeout": 2, "read_timeout": 2}}'
     with tempfile.TemporaryDirectory(prefix="l2i-faults-") as folder:

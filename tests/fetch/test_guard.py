@@ -93,6 +93,9 @@ class TestAcceptedUrls:
         assert checked.raw_path_qs == requested.split("/", 3)[3].join(["/", ""])
 
 
+PIECES = ("http", ":", "/", "//", "://", "@", "%40", "\uff20", "%3A", "%2F", "u", "?", "#", "[", "***", "\0", "80", " ")
+
+
 class TestRedact:
     @pytest.mark.parametrize(
         ("url", "shown"),
@@ -107,6 +110,26 @@ class TestRedact:
             ("//u:p@example.com/", "//***@example.com/"),
             (" HTTP://u:p@example.com/", " HTTP://***@example.com/"),
             ("http:u:p@example.com/", "http:***@example.com/"),
+            ("\0http://u:p@example.com/", "\0http://***@example.com/"),
+            ("\ufeffhttp://u:p@example.com/", "\ufeffhttp://***@example.com/"),
+            ("<http://u:p@example.com/>", "<http://***@example.com/>"),
+            ("view-source:http://u:p@example.com/", "view-source:http://***@example.com/"),
+            ("ht tp://u:p@example.com/", "ht tp://***@example.com/"),
+            ("http://u:p%40example.com/", "http://***@example.com/"),
+            ("http://archive.org/web/http://u:p@example.com/a", "http://archive.org/web/http://***@example.com/a"),
+            (
+                "http://cdn.org/?u=https%3A%2F%2Fu%3Ap%40example.com%2Fa",
+                "http://cdn.org/?u=https%3A%2F%2F***@example.com%2Fa",
+            ),
+            (
+                "http://archive.org/web/http://example.com/a@2x.jpg",
+                "http://archive.org/web/http://example.com/a@2x.jpg",
+            ),
+            (
+                "http://cdn.org/?u=https%3A%2F%2Fexample.com%2Fa%402x",
+                "http://cdn.org/?u=https%3A%2F%2Fexample.com%2Fa%402x",
+            ),
+            ("http://example.com/%40user", "http://example.com/%40user"),
             ("http://example.com/a@2x.jpg", "http://example.com/a@2x.jpg"),
             ("http://example.com:80/a@2x.jpg", "http://example.com:80/a@2x.jpg"),
             ("http://example.com:/a@2x.jpg", "http://example.com:/a@2x.jpg"),
@@ -125,9 +148,14 @@ class TestRedact:
         secret = f"secret{password}"
         assert "secret" not in redact(f"http://{user}:{secret}@example.com/")
 
-    @given(st.text(max_size=80))
+    @given(st.text(max_size=80) | st.lists(st.sampled_from(PIECES), max_size=14).map("".join))
     def test_takes_any_text(self, text):
         assert redact(redact(text)) == redact(text)
+
+    def test_a_user_name_is_not_told_as_a_scheme(self):
+        with pytest.raises(Refusal) as refused:
+            check_url("token:x-oauth@example.com/a.jpg")
+        assert refused.value.detail == "scheme ***, only http and https are fetched"
 
 
 def answers(*addresses: str | Exception):

@@ -25,6 +25,9 @@ class TestXRobotsTag:
             ("noindex,nofollow", "noindex"),
             ("none", "none"),
             ("  noai  ", "noai"),
+            ("noai noimageai", "noai, noimageai"),
+            ("noai; noimageai;", "noai, noimageai"),
+            ("l2i-builder: noai nofollow", "noai"),
             ("l2i-builder: noai", "noai"),
             ("L2I-Builder: noimageai, nofollow", "noimageai"),
             ("*: noai", "noai"),
@@ -85,6 +88,7 @@ class TestPreferences:
 
     def test_tdm_reservation(self):
         assert signals(("TDM-Reservation", "1")) == "tdm-reservation: 1"
+        assert signals(("TDM-Reservation", "1"), ("TDM-Reservation", "1")) == "tdm-reservation: 1"
         assert signals(("TDM-Reservation", "0")) == ""
 
     def test_order_does_not_depend_on_the_server(self):

@@ -7,7 +7,10 @@ from hostile_web import HOST, JPEG, HostileWeb, Page, answer, in_turn, redirect,
 
 from l2i_builder.config import Fetch
 from l2i_builder.fetch import fetcher as fetch_module
+from l2i_builder.fetch import robots as robots_module
 from l2i_builder.fetch.fetcher import Fetched, Fetcher
+from l2i_builder.fetch.guard import check_target
+from l2i_builder.fetch.politeness import HostGate
 from l2i_builder.sample import Reason
 
 TEXT = "Content-Type: text/plain"
@@ -48,6 +51,9 @@ class TestRules:
             (["User-agent: l2i-builder", "Disallow: /", "", "User-agent: *", "Disallow:"], False),
             (["User-agent: *", "Disallow: /", "", "User-agent: L2I-Builder", "Allow: /"], True),
             (["\ufeffUser-agent: *", "Disallow: /"], False),
+            (["User-agent: *", "Disallow: /*.jpg$"], False),
+            (["User-agent: *", "Crawl-delay: \u00b2"], True),
+            (["User-agent: *", f"Crawl-delay: {'9' * 5000}"], True),
             (["<html>not a robots.txt</html>"], True),
             ([""], True),
         ],
@@ -60,6 +66,22 @@ class TestRules:
         fetched, asked = fetch(rules("User-agent: *", "Disallow: /x"), *["/ok.jpg"] * 10)
         assert {one.reason for one in fetched} == {None}
         assert asked.count("/robots.txt") == 1
+
+    def test_are_forgotten_before_they_fill_the_memory(self, monkeypatch):
+        monkeypatch.setattr(robots_module, "_REMEMBERED_BYTES", 100)
+        asked: list[str] = []
+
+        async def read(url: str) -> tuple[bytes, None]:
+            asked.append(url)
+            return b"# " + b"x" * 58, None
+
+        async def main() -> None:
+            cache, gate = robots_module.RobotsCache(read, "x"), HostGate(1, 0)
+            for host in ("a.test", "b.test", "b.test", "c.test", "b.test"):
+                await cache.check(check_target(f"http://{host}/"), gate)
+
+        asyncio.run(main())
+        assert [url[7] for url in asked] == ["a", "b", "c", "b"]
 
     def test_are_not_asked_for_unless_wanted(self):
         (fetched,), asked = fetch(rules("User-agent: *", "Disallow: /"), "/ok.jpg", respect_robots_txt=False)

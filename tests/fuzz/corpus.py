@@ -31,6 +31,11 @@ def seeds(target: str, folder: Path) -> list[bytes]:
                 "http://münchen.example/ä",
             )
         ]
+    if target == "robots":
+        return [
+            b"User-agent: *\nDisallow: /*.jpg$\nAllow: /a%2Fb\nCrawl-delay: 2\n/a.jpg",
+            b"user-agent: l2i-builder/1\r\nuser-agent: x\r\n\r\nDisallow: /caf\xc3\xa9 # no\r\nSitemap: /s\n/caf%C3%A9",
+        ]
     if target == "image":
         return images()
     if target == "http_answer":

@@ -17,11 +17,13 @@ from l2i_builder.fetch.body import decode_body, looks_like_text
 from l2i_builder.fetch.guard import Refusal, check_target, redact
 from l2i_builder.fetch.http1 import Answer, Connection
 from l2i_builder.fetch.optout import opt_out
+from l2i_builder.fetch.robots_rules import Rules
 from l2i_builder.ingest.planning import InputPlan
 from l2i_builder.output.features import read_features
 from l2i_builder.output.ledger import read_ledger
 from l2i_builder.output.manifest import RunManifest, ShardManifest
 from l2i_builder.output.shards import decode_triplet, read_members
+from l2i_builder.output.tombstones import Takedowns
 
 SMALL = ImageConfig(size=32, min_size=1, max_pixels=1_000_000)
 MAX_BYTES = 100_000
@@ -123,14 +125,22 @@ def parquet(data: bytes) -> None:
 
 
 def manifest(data: bytes) -> None:
-    """Manifests of a run, of a shard, and the input plan."""
-    for read in (RunManifest.from_json, ShardManifest.from_json, InputPlan.from_json):
+    """Manifests of a run, of a shard, the input plan, and the log of takedowns."""
+    for read in (RunManifest.from_json, ShardManifest.from_json, InputPlan.from_json, Takedowns.from_jsonl):
         try:
             read(data)
         except (OutputError, MetadataError):
             continue
 
 
+def robots(data: bytes) -> None:
+    """A robots.txt; its last line is the path that is asked for."""
+    text, _, path = data.decode("utf-8-sig", "replace").rpartition("\n")
+    found = Rules(text, "l2i-builder")
+    assert found.allow(f"/{path}") in (True, False)
+    assert 0 <= found.delay < 10**6
+
+
 TARGETS: dict[str, Callable[[bytes], None]] = {
-    target.__name__: target for target in (http_answer, image, url, tar, parquet, manifest)
+    target.__name__: target for target in (http_answer, image, url, robots, tar, parquet, manifest)
 }

@@ -8,7 +8,15 @@ import pytest
 
 pytest.importorskip("atheris", reason="needs atheris (extra dev), which has wheels for Linux")
 
-RUNS = {"http_answer": 1500, "image": 1500, "url": 20_000, "tar": 800, "parquet": 1000, "manifest": 10_000}
+RUNS = {
+    "http_answer": 1500,
+    "image": 1500,
+    "url": 20_000,
+    "robots": 20_000,
+    "tar": 800,
+    "parquet": 1000,
+    "manifest": 10_000,
+}
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -86,7 +87,10 @@ def test_the_plan_survives_its_json(tmp_path: Path) -> None:
     assert sum(shard.rows for shard in again.shards) == again.rows == 20
 
 
-@pytest.mark.parametrize("damage", [b"", b"[]", b'{"files": 1}', b"\xff\xfe", b"[" * 100_000])
+ENDLESS = b'{"columns": {}, "files": [], "rows": Infinity, "rows_per_shard": 1, "digest": ""}'
+
+
+@pytest.mark.parametrize("damage", [b"", b"[]", b'{"files": 1}', b"\xff\xfe", b"[" * 100_000, ENDLESS])
 def test_a_damaged_plan_is_explained(damage: bytes) -> None:
     with pytest.raises(MetadataError, match=r"input\.json is damaged"):
         InputPlan.from_json(damage)
@@ -97,6 +101,21 @@ def test_a_plan_whose_numbers_were_edited_is_refused(tmp_path: Path) -> None:
     edited = planning.plan(Config(metadata=str(tmp_path))).to_json().replace(b'"rows": 30', b'"rows": 31')
     with pytest.raises(MetadataError, match="digest"):
         InputPlan.from_json(edited)
+
+
+@pytest.mark.parametrize(("rows", "per_shard"), [(30, -20), (-1, 7), (10**15, 1)])
+@pytest.mark.parametrize("consistent", [False, True], ids=["as edited", "with its digest computed anew"])
+def test_numbers_that_no_run_has_do_not_keep_anybody_busy(
+    tmp_path: Path, rows: int, per_shard: int, consistent: bool
+) -> None:
+    write(tmp_path / "a.parquet", laion(30))
+    raw = json.loads(planning.plan(Config(metadata=str(tmp_path))).to_json())
+    raw |= {"rows": rows, "rows_per_shard": per_shard}
+    raw["files"][0]["rows"] = 10**15
+    if consistent:
+        raw["digest"] = planning._digest(raw["columns"], raw["files"], raw["rows"], per_shard)
+    with pytest.raises(MetadataError, match=r"input\.json is damaged"):
+        InputPlan.from_json(json.dumps(raw).encode())
 
 
 @pytest.mark.parametrize(("limit", "rows"), [(1, 1), (5, 5), (8, 8), (12, 12), (99, 12)])

@@ -154,6 +154,15 @@ def test_a_damaged_run_json_is_explained(tmp_path: Path, content: bytes) -> None
         claim(str(tmp_path), run_of())
 
 
+@pytest.mark.parametrize("number", [b"1e999", b"NaN", b"-Infinity"])
+def test_a_run_json_with_a_number_that_json_has_not_is_explained(tmp_path: Path, number: bytes) -> None:
+    claim(str(tmp_path), run_of())
+    path = tmp_path / "run.json"
+    path.write_bytes(path.read_bytes().replace(b'"seed": 0', b'"seed": ' + number))
+    with pytest.raises(OutputError, match=r"run\.json is damaged"):
+        RunManifest.from_json(path.read_bytes())
+
+
 def test_an_edited_run_json_is_explained(tmp_path: Path) -> None:
     claim(str(tmp_path), run_of())
     path = tmp_path / "run.json"

@@ -22,6 +22,7 @@ from l2i_builder.output.shards import (
     MEMBERS,
     decode_triplet,
     encode_members,
+    index_tar,
     info_types,
     open_triplets,
     read_members,
@@ -230,7 +231,7 @@ def tar_of(path: Path, *entries: tarfile.TarInfo | str) -> str:
     return str(path)
 
 
-@pytest.mark.parametrize("name", ["../../x.jpg", "/etc/x.jpg", "a/b.jpg", "x", ".jpg", "a.jpg/b", "a b.jpg"])
+@pytest.mark.parametrize("name", ["../../x.jpg", "/etc/x.jpg", "a/b.jpg", "x", ".jpg", "a.jpg/b", "a b.jpg", "a.\t"])
 def test_names_that_are_no_samples_are_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(OutputError, match="no sample"):
         list(read_members(tar_of(tmp_path / "a.tar", name)))
@@ -243,6 +244,23 @@ def test_links_and_devices_are_refused(tmp_path: Path, kind: bytes) -> None:
     entry.type, entry.linkname = kind, "/etc/passwd"
     with pytest.raises(OutputError, match="no file of a sample"):
         list(read_members(tar_of(tmp_path / "a.tar", entry)))
+
+
+SPARSE = {"GNU.sparse.major": "0", "GNU.sparse.minor": "1", "GNU.sparse.size": str(2**28), "GNU.sparse.map": "0,3"}
+
+
+@pytest.mark.parametrize("headers", [SPARSE, {"size": "-5"}], ids=["3 bytes that read as 2^28", "a negative size"])
+@pytest.mark.parametrize(
+    "read", [lambda file: list(read_members("a.tar", file)), lambda file: index_tar("a.tar", file)]
+)
+def test_members_whose_content_is_not_as_it_lies_are_refused(
+    tmp_path: Path, headers: dict[str, str], read: Any
+) -> None:
+    entry = tarfile.TarInfo("a.jpg")
+    entry.pax_headers = headers
+    content = Path(tar_of(tmp_path / "a.tar", entry)).read_bytes()
+    with pytest.raises(OutputError, match="no file of a sample"):
+        read(io.BytesIO(content))
 
 
 def test_samples_whose_members_are_apart_or_repeated_are_refused(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from l2i_builder.cli import app
 from l2i_builder.config import Config
 from l2i_builder.errors import ConfigError, OutputError
 from l2i_builder.ingest import planning
+from l2i_builder.output import commit
 from l2i_builder.output.features import read_features
 from l2i_builder.output.ledger import read_ledger
 from l2i_builder.output.manifest import RunManifest, finished
@@ -138,6 +139,25 @@ def test_rejected_and_failed_rows_can_be_taken_down(out: Path) -> None:
     assert findings(out) == []
 
 
+@pytest.mark.parametrize("given", ["https://a.test/my picture.jpg", "  https://a.test/my picture.jpg "])
+def test_a_url_may_hold_blanks_as_those_of_metadata_do(out: Path, given: str) -> None:
+    change_ledger(out, lambda lines: lines[9].update(url=" https://a.test/my picture.jpg"), 0)
+    row = next(row for row in rows_of(out) if "my picture" in row.url)
+    result = take_down(str(out), [Identifier.of("url", given)])
+    assert (result.rows, result.unknown) == (1, ())
+    assert anything_of(out, row) == []
+
+
+def test_what_killed_commits_left_half_written_goes_too(out: Path) -> None:
+    row = kept(out)[0]
+    for folder in ("shards", "previews", "ledger"):
+        whole = next((out / folder).glob("00000.*"))
+        shutil.copy(whole, whole.with_name(f".{whole.name}.99-abcd.tmp"))
+    take_down(str(out), [Identifier("key", row.key)])
+    assert [str(path) for path in out.rglob("*.tmp")] == []
+    assert findings(out) == []
+
+
 def test_doing_it_again_changes_nothing(out: Path) -> None:
     row = kept(out)[0]
     take_down(str(out), [Identifier("url", row.url)])
@@ -151,7 +171,7 @@ def test_the_log_holds_hashes_only_and_in_order(out: Path) -> None:
     row = kept(out)[0]
     take_down(str(out), [Identifier("key", row.key)])
     records = [json.loads(line) for line in (out / "takedowns.jsonl").read_text().splitlines()]
-    assert sorted({record["kind"] for record in records}) == ["key", "sha256", "url"]
+    assert sorted({record["kind"] for record in records}) == ["key", "sha256", "url", "whole"]
     assert all(set(record) == {"kind", "digest"} and len(record["digest"]) == 64 for record in records)
     assert records == sorted(records, key=lambda record: (record["kind"], record["digest"]))
 
@@ -246,6 +266,29 @@ def test_a_build_after_it_refuses_the_row_by_any_of_its_identifiers(out: Path, t
     assert contents(out) == before
 
 
+def test_a_shard_whose_commit_is_under_way_obeys_it_too(
+    out: Path, template: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The takedown finds no manifest of it, and the commit has read the log before it was written."""
+    config = Config.model_validate(json.loads((out / "run.json").read_bytes())["config"])
+    config = config.model_copy(update={"out": str(out), "metadata": str(template / "metadata")})
+    row = kept(out)[0]
+    (out / "manifests/00000.json").unlink()
+    write, taken = commit.write_ledger, list[int]()
+
+    def meanwhile(*args: Any) -> bytes:
+        if not taken:
+            taken.append(take_down(str(out), [Identifier("url", row.url)]).rows)
+        return write(*args)
+
+    monkeypatch.setattr(commit, "write_ledger", meanwhile)
+    digest = RunManifest.from_json((out / "run.json").read_bytes()).digest
+    run_inline(config, planning.plan(config).shards, digest, Silent(), hashed(config))
+    assert taken == [0]
+    assert anything_of(out, row) == []
+    assert [row.key for row in rows_of(out) if row.reason == "taken_down"] == [row.key]
+
+
 def test_retrying_does_not_bring_it_back(out: Path, template: Path) -> None:
     config = Config.model_validate(json.loads((out / "run.json").read_bytes())["config"])
     config = config.model_copy(update={"out": str(out), "metadata": str(template / "metadata")})
@@ -290,18 +333,30 @@ def test_a_list_names_links_keys_and_digests(tmp_path: Path) -> None:
         list(read_list(["1.jpg"]))
 
 
-@pytest.mark.parametrize(("kind", "value"), [("key", "../x"), ("sha256", "ab"), ("url", "a b"), ("url", "")])
+@pytest.mark.parametrize(("kind", "value"), [("key", "../x"), ("sha256", "ab"), ("url", "a\nb"), ("url", " ")])
 def test_what_is_no_identifier_is_refused(kind: str, value: str) -> None:
     with pytest.raises(ConfigError, match=f"is no {kind}"):
         Identifier.of(kind, value)
 
 
-@pytest.mark.parametrize("content", [b"x", b"{}", b'{"kind": "key", "digest": "ab"}', b"\xff", b"[]"])
+@pytest.mark.parametrize("content", [b"x", b"{}", b'{"kind": "key", "digest": "ab"}', b"\xff", b"[]", b"[" * 10**6])
 def test_a_damaged_log_stops_everything_that_would_need_it(out: Path, content: bytes) -> None:
     (out / "takedowns.jsonl").write_bytes(content)
     with pytest.raises(OutputError, match="damaged"):
         take_down(str(out), [Identifier("key", "ab" * 16)])
     assert "takedowns.jsonl" in about(findings(out, deep=False))
+
+
+def test_any_line_of_the_log_that_was_changed_or_lost_is_found(out: Path) -> None:
+    take_down(str(out), [Identifier("key", kept(out)[0].key)])
+    whole = (out / "takedowns.jsonl").read_bytes()
+    lines = whole.splitlines(keepends=True)
+    for number, line in enumerate(lines):
+        other = line.replace(b'"digest": "', b'"digest": "f')[:-20] + line[-19:]
+        for damage in ([], [other]) if number < len(lines) - 1 else ([other],):
+            (out / "takedowns.jsonl").write_bytes(b"".join([*lines[:number], *damage, *lines[number + 1 :]]))
+            assert "takedowns.jsonl" in about(findings(out, deep=False)), (number, damage)
+    assert Takedowns.from_jsonl(b"".join(lines[:-1])).entries == Takedowns.from_jsonl(whole).entries
 
 
 def test_a_url_with_a_password_is_logged_as_the_ledger_has_it() -> None:

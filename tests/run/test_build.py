@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -120,6 +121,16 @@ def test_a_second_run_skips_everything(finished_run, capfd):
     assert result.skipped == result.shards > 5
     assert "finished and skipped" in capfd.readouterr().err
     assert contents(Path(finished_run.out)) == before
+
+
+def test_a_rechecked_run_builds_again_what_was_changed(finished_run, tmp_path, capfd):
+    out = shutil.copytree(finished_run.out, tmp_path / "out")
+    path = sorted((out / "ledger").iterdir())[1]
+    path.write_bytes(path.read_bytes()[:-20] + b"\0" * 20)
+    result = build(finished_run.model_copy(update={"out": str(out)}), inline=True, recheck=True)
+    assert result.skipped == result.shards - 1
+    assert "is damaged (ledger/00001.parquet: " in capfd.readouterr().err
+    assert shards_of(out) == shards_of(finished_run.out)
 
 
 def test_another_configuration_is_refused_with_the_difference(finished_run, sample, web):

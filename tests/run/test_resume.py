@@ -6,14 +6,17 @@ import pytest
 from toy import Silent, contents, toy_config, toy_parts, write_metadata
 
 from l2i_builder.ingest import planning
+from l2i_builder.output.manifest import RunManifest, claim
 from l2i_builder.run.inline import run_inline
-from l2i_builder.run.resume import whole_shards
+from l2i_builder.run.resume import altered_shards, whole_shards
 
 
 @pytest.fixture
 def out(tmp_path):
     config = toy_config(write_metadata(tmp_path / "metadata", rows=60), tmp_path / "out")
-    run_inline(config, planning.plan(config).shards, "digest", Silent(), toy_parts(config))
+    plan = planning.plan(config)
+    run = claim(config.out, RunManifest.of(config, plan.digest, {}))
+    run_inline(config, plan.shards, run.digest, Silent(), toy_parts(config))
     return Path(config.out)
 
 
@@ -45,6 +48,19 @@ def test_a_missing_file_sends_its_shard_through_again(out):
     assert whole_shards(str(out)) == ({0, 1}, {2: "ledger/00002.parquet is missing"})
 
 
+@pytest.mark.parametrize("file", ["shards/00001.tar", "ledger/00001.parquet", "previews/00001.tar", "stats/00001.json"])
+def test_a_byte_changed_in_a_file_of_full_size_is_found_by_reading_it(out, file):
+    path = out / file
+    damaged = bytearray(path.read_bytes())
+    damaged[len(damaged) // 2] ^= 1
+    path.write_bytes(damaged)
+    run = RunManifest.from_json((out / "run.json").read_bytes())
+    plan = planning.plan(toy_config(out.parent / "metadata", out))
+    assert whole_shards(str(out)) == ({0, 1, 2}, {})
+    assert set(altered_shards(str(out), plan, run, [0, 1, 2])) == (set() if file.startswith("stats") else {1})
+    assert altered_shards(str(out), plan, run, [0, 2]) == {}
+
+
 def test_building_the_damaged_shard_again_restores_its_bytes(out, tmp_path):
     before = contents(out)
     (out / "shards/00000.tar").write_bytes(b"")
@@ -52,5 +68,6 @@ def test_building_the_damaged_shard_again_restores_its_bytes(out, tmp_path):
     whole, _ = whole_shards(str(out))
     todo = [shard for shard in planning.plan(config).shards if shard.number not in whole]
     assert [shard.number for shard in todo] == [0]
-    run_inline(config, todo, "digest", Silent(), toy_parts(config))
+    digest = RunManifest.from_json((out / "run.json").read_bytes()).digest
+    run_inline(config, todo, digest, Silent(), toy_parts(config))
     assert contents(out) == before
