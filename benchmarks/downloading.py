@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -27,10 +28,14 @@ from l2i_builder.output.shards import write_tar
 from l2i_builder.sample import Row
 from l2i_builder.source.source import Source, make_source
 
+_scratch = threading.local()  # memory that is not asked for again with each picture
+
 
 def members(row: Row, image: Any) -> dict[str, bytes]:
     """The members that img2dataset writes, its settings for JPEG."""
-    done, data = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 95])
+    swapped = cv2.cvtColor(image, cv2.COLOR_RGB2BGR, getattr(_scratch, "image", None))
+    _scratch.image = swapped
+    done, data = cv2.imencode(".jpg", swapped, [cv2.IMWRITE_JPEG_QUALITY, 95])
     assert done
     return {"jpg": data.tobytes(), "txt": row.caption.encode(), "json": json.dumps(plain(row)).encode()}
 

@@ -22,6 +22,7 @@ from PIL import (
     BmpImagePlugin,  # noqa: F401
     GifImagePlugin,  # noqa: F401
     Image,
+    ImageFile,
     JpegImagePlugin,  # noqa: F401
     PngImagePlugin,  # noqa: F401
     TiffImagePlugin,  # noqa: F401
@@ -139,7 +140,18 @@ def _square(image: Image.Image, format: str, config: ImageConfig, notes: list[st
         canvas = Image.new("RGB", (config.size, config.size), config.fill)
         canvas.paste(pixels, ((config.size - target[0]) // 2, (config.size - target[1]) // 2))
         pixels = canvas
-    return Decoded(np.asarray(pixels), size[0], size[1], format, tuple(notes))
+    return Decoded(_array(pixels), size[0], size[1], format, tuple(notes))
+
+
+def _array(image: Image.Image) -> np.ndarray:
+    """Return an RGB image as uint8 [H, W, 3]; in one piece, where Pillow would join a dozen."""
+    module: Any = ImageFile
+    before = module.MAXBLOCK
+    module.MAXBLOCK = max(before, 3 * image.width * image.height)
+    try:
+        return np.asarray(image)
+    finally:
+        module.MAXBLOCK = before
 
 
 def _check_header(image: Image.Image, format: str, config: ImageConfig, notes: list[str]) -> None:

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from typing import IO
 
 import numpy as np
@@ -48,15 +49,16 @@ class DecoderPool:
         for child in self._children:
             self._idle.put_nowait(child)
 
-    async def decode(self, data: bytes) -> Decoded:
+    async def decode(self, data: bytes, place: Callable[[], np.ndarray] | None = None) -> Decoded:
         """Decode one image; raises DecodeRefusal as ``decode.decode`` does, and for crashes and overruns.
 
-        Raises ClusterError when a decoder process cannot be started at all.
+        place: called once the pixels are there, gives the array to put them into; None = a new one. Raises
+        ClusterError when a decoder process cannot be started at all.
         """
         child = await self._idle.get()
         start = time.perf_counter()
         try:
-            return await child.decode(data)
+            return await child.decode(data, place)
         finally:
             self.busy_seconds += time.perf_counter() - start
             self._idle.put_nowait(child)
@@ -93,7 +95,7 @@ class _Child:
         self._socket.setblocking(False)
         self._ready = False
 
-    async def decode(self, data: bytes) -> Decoded:
+    async def decode(self, data: bytes, place: Callable[[], np.ndarray] | None) -> Decoded:
         try:
             if self._process.poll() is not None:  # ended while idle: no fault of this image
                 self._replace(dead=True)
@@ -112,8 +114,9 @@ class _Child:
             raise
         if "reason" in answer:
             raise DecodeRefusal(Reason(answer["reason"]), answer["detail"])
-        size = self._config.size
-        image = np.frombuffer(self._pixels, dtype=np.uint8).reshape(size, size, 3).copy()
+        pixels = np.frombuffer(self._pixels, dtype=np.uint8).reshape(self._config.size, self._config.size, 3)
+        image = np.empty_like(pixels) if place is None else place()
+        image[:] = pixels  # the child writes over its own at the next image
         facts = (answer["width"], answer["height"], answer["format"], tuple(answer["notes"]), answer["pdq"])
         return Decoded(image, *facts)
 
@@ -130,9 +133,13 @@ class _Child:
         self._ready = True
 
     async def _ask(self, data: bytes) -> dict:
-        loop = asyncio.get_running_loop()
-        await loop.sock_sendall(self._socket, struct.pack(">I", len(data)))
-        await loop.sock_sendall(self._socket, data)
+        header = struct.pack(">I", len(data))
+        try:  # both at once: a child that is woken for the length alone goes back to sleep
+            sent = self._socket.sendmsg((header, data))
+        except BlockingIOError:
+            sent = 0
+        if sent < len(header) + len(data):
+            await asyncio.get_running_loop().sock_sendall(self._socket, memoryview(header + data)[sent:])
         return await self._receive()
 
     async def _receive(self) -> dict:

@@ -129,10 +129,14 @@ def to_row(line: Mapping[str, Any]) -> Row:
 
 def _plain(value: Any, kind: str) -> Any:
     if kind == "str":
+        if type(value) is str and value.isascii():  # nearly all
+            return value
         text = value.value if isinstance(value, Enum) else str(value)
         return text.encode("utf-8", "replace").decode()
     if kind == "bool":
         return bool(value)
+    if kind == "int" and type(value) is int:
+        return value
     if not math.isfinite(float(value)):
         value = UNKNOWN
     return float(value) if kind == "float" else int(value)

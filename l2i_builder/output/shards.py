@@ -10,7 +10,6 @@ behind it, which keep the same towards the background before; an object that was
 
 from __future__ import annotations
 
-import io
 import json
 import re
 import tarfile
@@ -170,15 +169,21 @@ def write_tar(samples: Iterable[tuple[str, Mapping[str, bytes]]], target: str | 
         with storage.create(target) as file:
             return write_tar(samples, file)
     keys: set[str] = set()
-    with tarfile.open(fileobj=target, mode="w", format=tarfile.USTAR_FORMAT) as tar:
-        for key, members in samples:
-            if not KEY.fullmatch(key) or key in keys:
-                raise ValueError(f"key {key!r} is {'given twice' if key in keys else 'no plain name'}")
-            keys.add(key)
-            for suffix, data in members.items():
-                entry = tarfile.TarInfo(f"{key}.{suffix}")
-                entry.size, entry.mode = len(data), 0o644
-                tar.addfile(entry, io.BytesIO(data))
+    written = 0
+    for key, members in samples:
+        if not KEY.fullmatch(key) or key in keys:
+            raise ValueError(f"key {key!r} is {'given twice' if key in keys else 'no plain name'}")
+        keys.add(key)
+        pieces = []
+        for suffix, data in members.items():
+            entry = tarfile.TarInfo(f"{key}.{suffix}")
+            entry.size, entry.mode = len(data), 0o644
+            pieces += [entry.tobuf(tarfile.USTAR_FORMAT), data, bytes(-len(data) % tarfile.BLOCKSIZE)]
+        block = b"".join(pieces)
+        target.write(block)
+        written += len(block)
+    end = 2 * tarfile.BLOCKSIZE
+    target.write(bytes(end + -(written + end) % tarfile.RECORDSIZE))
     return len(keys)
 
 

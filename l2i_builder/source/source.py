@@ -24,6 +24,7 @@ from l2i_builder.safety.blocklists import Blocklists
 from l2i_builder.safety.pdq import DECODER as PDQ_DECODER
 from l2i_builder.safety.screen import Screen
 from l2i_builder.sample import Batch, Row
+from l2i_builder.source.canvases import Canvases
 from l2i_builder.source.stream import Stream
 
 T = TypeVar("T")
@@ -52,6 +53,8 @@ class Source(ABC):
     def __init__(self, config: Config) -> None:
         self.config = config
         self._blocklists = Blocklists(config.safety)
+        side = config.image.size
+        self._canvases = Canvases((config.cluster.batch_rows, side, side, 3))
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="source", daemon=True)
         self._thread.start()
@@ -99,7 +102,7 @@ class Source(ABC):
         return pool
 
     async def _stream(self, rows: list[Row], shard: InputShard, screen: Screen) -> Stream:
-        return Stream(rows, self.config, self._pool, lambda stream: self.feed(stream, shard), screen)
+        return Stream(rows, self.config, self._pool, lambda stream: self.feed(stream, shard), screen, self._canvases)
 
     def _run(self, work: Coroutine[object, object, T]) -> T:
         future = asyncio.run_coroutine_threadsafe(work, self._loop)

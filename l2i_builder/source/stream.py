@@ -11,6 +11,7 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -21,6 +22,7 @@ from l2i_builder.errors import L2IError
 from l2i_builder.fetch.fetcher import Fetched
 from l2i_builder.safety.screen import Screen
 from l2i_builder.sample import Batch, Reason, Row
+from l2i_builder.source.canvases import Canvas, Canvases
 
 AHEAD = 2  # batches decoded before they are asked for
 WAITING_BYTES = 256 * 2**20  # bodies that wait to be decoded; above it no further row is begun
@@ -50,8 +52,10 @@ class Stream:
         pool: DecoderPool,
         feed: Callable[[Stream], Awaitable[None]],
         screen: Screen,
+        canvases: Canvases,
     ) -> None:
         self._rows, self._config, self._pool, self._screen = rows, config, pool, screen
+        self._canvases = canvases
         loop = asyncio.get_running_loop()
         self._bodies: list[asyncio.Future[Fetched]] = [loop.create_future() for _ in rows]
         self._first: dict[str, int] = {}  # sha256 -> first row, of those that have arrived, that has it
@@ -61,7 +65,7 @@ class Stream:
         self._idle = 0.0  # seconds the feed waited for room
         self._accounted = [0.0, pool.busy_seconds]  # fetch and decode seconds that batches have been given
         self._next = self._settled = 0  # rows handed to the decoders; rows handed out
-        self._decoding: deque[asyncio.Task[list[_Outcome]]] = deque()  # a task a batch
+        self._decoding: deque[asyncio.Task[tuple[list[_Outcome], Canvas]]] = deque()  # a task a batch
         self._refuse_repeated_keys()
         self._feed: asyncio.Future[None] = asyncio.ensure_future(feed(self))
         self._feed.add_done_callback(self._settle)
@@ -106,7 +110,7 @@ class Stream:
             self._next = min(self._next + size, len(self._rows))
         if not self._decoding:
             return None
-        return self._batch(await self._decoding.popleft())
+        return self._batch(*await self._decoding.popleft())
 
     async def close(self) -> None:
         """Stop whatever is under way."""
@@ -137,11 +141,12 @@ class Stream:
             else:
                 self.deliver(position, Fetched(reason=Reason.STAGE_ERROR, detail="the source says nothing of it"))
 
-    async def _outcomes(self, positions: range) -> list[_Outcome]:
+    async def _outcomes(self, positions: range) -> tuple[list[_Outcome], Canvas]:
         positions = positions[: len(self._rows) - positions.start]
-        return await asyncio.gather(*map(self._outcome, positions))
+        canvas = Canvas(self._canvases)
+        return await asyncio.gather(*(self._outcome(position, canvas) for position in positions)), canvas
 
-    async def _outcome(self, position: int) -> _Outcome:
+    async def _outcome(self, position: int, canvas: Canvas) -> _Outcome:
         if not self._rows[position].kept:
             return _Outcome()
         body = await self._bodies[position]
@@ -152,7 +157,7 @@ class Stream:
                 return _Outcome(body)  # a duplicate for certain: spare the decoder
             if refusal := self._screen.body(body.data, body.sha256):
                 return _Outcome(body, refusal=refusal)
-            decoded = await self._pool.decode(body.data)
+            decoded = await self._pool.decode(body.data, partial(canvas.place, position))
             if refusal := self._screen.picture(decoded.pdq):
                 return _Outcome(body, refusal=refusal)
             return _Outcome(body, decoded)
@@ -167,12 +172,12 @@ class Stream:
             body.data = b""
             self._freed.set()
 
-    def _batch(self, outcomes: list[_Outcome]) -> Batch:
+    def _batch(self, outcomes: list[_Outcome], canvas: Canvas) -> Batch:
         """Settle the rows of a batch; called in row order, when every earlier row has arrived."""
         start = self._settled
         self._settled += len(outcomes)
         rows = self._rows[start : self._settled]
-        live, images = [], []
+        live = []
         for slot, (row, outcome) in enumerate(zip(rows, outcomes, strict=True)):
             if outcome.fetched is None:
                 continue
@@ -184,10 +189,8 @@ class Stream:
             elif outcome.decoded is not None:
                 _record_image(row, outcome.decoded)
                 live.append(slot)
-                images.append(outcome.decoded.image)
-        side = self._config.image.size
         batch = Batch(rows, np.array(live, dtype=np.int64), shard_rows=len(self._rows))
-        batch.image = np.stack(images) if images else np.empty((0, side, side, 3), np.uint8)
+        batch.image = canvas.images([start + slot for slot in live])
         self._account(batch, outcomes)
         return batch
 

@@ -111,6 +111,35 @@ def test_each_answer_belongs_to_its_image():
     assert [tuple(result.image[0, 0].tolist()) for result in results] == colours
 
 
+def test_files_larger_than_a_sockets_buffer_arrive_whole():
+    buffer = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (1000, 1000, 3), dtype=np.uint8)).save(buffer, "PNG")
+    files = [buffer.getvalue(), png((1, 2, 3)), buffer.getvalue()]
+    assert len(files[0]) > 2**21
+    for file, result in zip(files, outcomes(files), strict=True):
+        np.testing.assert_array_equal(result.image, decode(file, config()).image)
+
+
+def test_pixels_go_where_the_caller_says_and_refused_files_ask_for_no_place():
+    places = np.zeros((3, 32, 32, 3), np.uint8)
+    given = iter(places)
+
+    async def run():
+        pool = DecoderPool(config())
+        try:
+            files = [png((1, 2, 3)), b"no picture", png((4, 5, 6))]
+            tasks = (pool.decode(file, lambda: next(given)) for file in files)
+            return await asyncio.gather(*tasks, return_exceptions=True)
+        finally:
+            pool.close()
+
+    first, refused, last = asyncio.run(run())
+    assert np.shares_memory(first.image, places[0])
+    assert isinstance(refused, DecodeRefusal)
+    assert np.shares_memory(last.image, places[1])
+    assert [tuple(place[0, 0]) for place in places] == [(1, 2, 3), (4, 5, 6), (0, 0, 0)]
+
+
 def test_refusals_come_through_with_reason_and_detail():
     results = outcomes([b"<html>", png((0, 0, 0), (2, 2)), b""], min_size=10)
     assert [r.reason for r in results] == [Reason.NOT_IMAGE, Reason.TOO_SMALL, Reason.EMPTY_BODY]

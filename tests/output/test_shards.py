@@ -270,6 +270,21 @@ def test_samples_whose_members_are_apart_or_repeated_are_refused(tmp_path: Path)
         list(read_members(tar_of(tmp_path / "b.tar", "a.jpg", "a.jpg")))
 
 
+@pytest.mark.parametrize("count", [0, 1, 4, 5, 40])
+def test_a_tar_is_byte_for_byte_what_the_standard_library_writes(count: int) -> None:
+    sizes = {"jpg": 700, "txt": 0, "json": 512}
+    samples = [(f"key{i}", {name: bytes([i]) * (size + i * 97) for name, size in sizes.items()}) for i in range(count)]
+    ours, reference = io.BytesIO(), io.BytesIO()
+    assert write_tar(samples, ours) == count
+    with tarfile.open(fileobj=reference, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+        for key, members in samples:
+            for suffix, data in members.items():
+                entry = tarfile.TarInfo(f"{key}.{suffix}")
+                entry.size = len(data)
+                tar.addfile(entry, io.BytesIO(data))
+    assert ours.getvalue() == reference.getvalue()
+
+
 def test_a_tar_cut_off_anywhere_is_an_error_after_the_samples_that_are_whole(tmp_path: Path) -> None:
     write_tar(samples(4), str(tmp_path / "whole.tar"))
     whole = (tmp_path / "whole.tar").read_bytes()
