@@ -6,8 +6,9 @@ Pictures of 512 pixels are drawn in one kind of worker, go through four model st
 another, are encoded there, and written, a tar a shard. Same functions (``work.py``), same batches, two CPUs;
 the tars must come out the same. Each engine runs twice undisturbed, a quarter of the rows and all of them: speed and
 CPU time are those of the rows between, so that starting up does not count. Then half the rows with one model worker
-killed (SIGKILL) on the way. Memory is that of all its processes together: anonymous pages, those shared after a fork
-once, and shared memory files (the object store) as far as they hold pages, once.
+killed (SIGKILL) on the way, and again with all processes killed and the same command given once more. Memory is that
+of all its processes together: anonymous pages, those shared after a fork once, and shared memory files (the object
+store) as far as they hold pages, once.
 
 Daft and Xenna are installed into environments of their own (``benchmarks/venvs.py``).
 """
@@ -24,7 +25,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks.engines import work
-from benchmarks.engines.running import Run, run_engine
+from benchmarks.engines.running import Run, Victim, run_engine
 from benchmarks.engines.work import Job
 from benchmarks.process_tree import Memory, ended_by_signal
 from benchmarks.venvs import VenvError, venv
@@ -37,11 +38,12 @@ PLAIN_ROWS = 96  # of the plain loop
 
 @dataclass
 class Found:
-    """What an engine did. ``small``, ``large``: a pair a round; killed: none where the others failed."""
+    """What an engine did. ``small``, ``large``: a pair a round; killed, resumed: none where the others failed."""
 
     small: list[Run] = field(default_factory=list)
     large: list[Run] = field(default_factory=list)
     killed: Run | None = None
+    resumed: Run | None = None
     problem: str = ""
 
     @property
@@ -84,31 +86,38 @@ def plain(cost_ms: float, side: int, batch: int) -> tuple[float, dict[str, str]]
 
 def measure(engines: list[str], args: argparse.Namespace, folder: Path) -> dict[str, Found]:
     found = {engine: Found() for engine in engines}
-    for number in range(-1, args.rounds + 1):  # the first one warms up, the last one kills
+    for number in range(-1, args.rounds):  # the first one warms up
         for engine, result in found.items():
-            if result.problem:
-                continue
-            try:
-                python = venv(engine, REQUIREMENTS[engine], args.venvs) if engine in REQUIREMENTS else sys.executable
-                jobs = [args.rows // 4, args.rows] if number < args.rounds else [args.rows // 2]
-                jobs = jobs if number >= 0 else [2 * args.batch]
-                for place, rows in enumerate(jobs):
-                    out = folder / f"{engine}-{number}-{rows}".replace(" ", "-")
-                    job = Job(str(out), rows, args.rows_per_shard, args.batch, args.side, args.cost_ms)
-                    run = run_engine(str(python), MODULES[engine], job, number == args.rounds, args.timeout)
-                    _tell(engine, run)
-                    if number == args.rounds:
-                        result.killed = run
-                    elif number < 0 and not run.problem:
-                        continue
-                    elif run.problem:
-                        result.problem = run.problem
-                        break
-                    else:
-                        (result.small, result.large)[place].append(run)
-            except VenvError as error:
-                result.problem = str(error)
+            for place, rows in enumerate([args.rows // 4, args.rows] if number >= 0 else [2 * args.batch]):
+                run = None if result.problem else attempt(engine, result, f"{number}", rows, "", args, folder)
+                if run and not run.problem and number >= 0:
+                    (result.small, result.large)[place].append(run)
+                elif run and number >= 0:
+                    result.problem = run.problem
+    for engine, result in found.items():
+        if not result.problem:
+            result.killed = attempt(engine, result, "killed", args.rows // 2, "worker", args, folder)
+            attempt(engine, result, "resumed", args.rows // 2, "everything", args, folder)
+            result.resumed = attempt(engine, result, "resumed", args.rows // 2, "", args, folder)
     return found
+
+
+def attempt(
+    engine: str, result: Found, name: str, rows: int, kill: Victim, args: argparse.Namespace, folder: Path
+) -> Run | None:
+    """Run an engine once; None, and the problem said, where it cannot be installed."""
+    try:
+        python = venv(engine, REQUIREMENTS[engine], args.venvs) if engine in REQUIREMENTS else sys.executable
+    except VenvError as error:
+        result.problem = str(error)
+        return None
+    out = folder / f"{engine}-{name}-{rows}".replace(" ", "-")
+    job = Job(str(out), rows, args.rows_per_shard, args.batch, args.side, args.cost_ms)
+    run = run_engine(str(python), MODULES[engine], job, kill, args.timeout)
+    text = run.problem or f"{run.wall:.1f} s, {run.cpu:.1f} CPU s, {run.peak.total / 1e6:.0f} MB"
+    what = f"{run.job.rows} rows{f', {kill} killed' * run.killed}"
+    print(f"  {engine}: {what}: {text}", file=sys.stderr, flush=True)
+    return run
 
 
 def check(found: dict[str, Found], truth: dict[str, str]) -> None:
@@ -120,11 +129,6 @@ def check(found: dict[str, Found], truth: dict[str, str]) -> None:
             if lost or doubled or other:
                 raise SystemExit(f"{engine}: {lost} lost, {doubled} doubled, {other} different: not the same work")
             known |= run.samples
-
-
-def _tell(engine: str, run: Run) -> None:
-    text = run.problem or f"{run.wall:.1f} s, {run.cpu:.1f} CPU s, {run.peak.total / 1e6:.0f} MB"
-    print(f"  {engine}: {run.job.rows} rows{', one worker killed' * run.killed}: {text}", file=sys.stderr, flush=True)
 
 
 def fate(result: Found, known: dict[str, str]) -> str:
@@ -139,6 +143,16 @@ def fate(result: Found, known: dict[str, str]) -> str:
     late = run.wall - result.start_up - run.job.rows * result.wall
     text = f"{lost} lost, {doubled} doubled, {other} different of {of}; {late:+.1f} s"
     return text if run.killed else f"nothing was killed; {text}"
+
+
+def again(result: Found, known: dict[str, str]) -> str:
+    """What came of everything killed and the same command given once more, in words."""
+    run = result.resumed
+    if run is None:
+        return "not run"
+    lost, doubled, other = run.compare(known)
+    text = f"{lost} lost, {doubled} doubled, {other} different; {run.begun - run.job.rows} of {run.job.rows} rows again"
+    return f"{text} ({run.problem})" if run.problem else text
 
 
 def table(found: dict[str, Found], plain_cpu: float, known: dict[str, str]) -> list[dict[str, object]]:
@@ -161,6 +175,7 @@ def table(found: dict[str, Found], plain_cpu: float, known: dict[str, str]) -> l
                 "peak_shared_mb": result.peak.shared / 1e6,
                 "processes": result.peak.processes,
                 "killed": fate(result, known),
+                "resumed": again(result, known),
             }
         )
     return lines
@@ -180,6 +195,9 @@ def show(lines: list[dict[str, object]], plain_cpu: float) -> None:
             f"{line['cpu_ms_per_image']:>11.2f}{line['cpu_over_plain_loop']:>11.3f}{line['start_up_seconds']:>11.1f}"
             f"{line['peak_mb']:>11.0f}{own:>11}{line['processes']:>11}  {line['killed']}"
         )
+    for line in lines:
+        if "problem" not in line:
+            print(f"{line['engine']:<9} everything killed, then run again: {line['resumed']}")
 
 
 def main() -> None:

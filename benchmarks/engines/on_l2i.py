@@ -102,6 +102,7 @@ class Quiet(Progress):
 def start(job: Job) -> Callable[[], None]:
     from l2i_builder.run.cluster import Driver, Parts, start_ray
     from l2i_builder.run.resources import plan_layout
+    from l2i_builder.run.resume import whole_shards
 
     metadata = Path(job.out) / "metadata.parquet"
     rows = range(job.rows)
@@ -115,7 +116,8 @@ def start(job: Job) -> Callable[[], None]:
 
     async def drive() -> None:
         driver = Driver(config, plan_layout(config, resources), "benchmark", Quiet(), parts)
-        outcome = await driver.run(planning.plan(config).shards)
+        done, _ = whole_shards(config.out)
+        outcome = await driver.run([shard for shard in planning.plan(config).shards if shard.number not in done])
         if outcome.failed:
             raise SystemExit(f"failed shards: {outcome.failed}")
 

@@ -14,19 +14,21 @@ from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
+from typing import IO, Literal
 
 from benchmarks.engines import work
 from benchmarks.engines.work import Job
 from benchmarks.process_tree import Memory, ProcessTree, environment
 
-KILL_AT = 0.4  # share of the rows that have reached the models when one of their workers is killed
+KILL_AT = 0.4  # share of the rows that have reached the models when a worker, or everything, is killed
+Victim = Literal["", "worker", "everything"]
 
 
 @dataclass
 class Run:
-    """wall, cpu: seconds from the engine being up until the job is done, of all its processes. killed: whether a
-    worker was. samples: key -> digest of what was written."""
+    """wall, cpu: seconds from the engine being up until the job is done, of all its processes. killed: whether
+    something was. begun: rows that models began with, of all runs into this folder. samples: key -> digest of what was
+    written."""
 
     job: Job
     wall: float = 0.0
@@ -34,6 +36,7 @@ class Run:
     peak: Memory = field(default_factory=Memory)
     killed: bool = False
     problem: str = ""  # why it did not end well
+    begun: int = 0
     samples: dict[str, str] = field(default_factory=dict)
     doubled: int = 0
 
@@ -55,6 +58,7 @@ class Run:
                     here.add(key)
         self.samples = {key: hashlib.sha256(b"".join(parts)).hexdigest() for key, parts in digests.items()}
         self.doubled = sum(count - 1 for count in seen.values())
+        self.begun = sum(_begun(self.job).values())
         return self
 
     def compare(self, known: dict[str, str]) -> tuple[int, int, int]:
@@ -65,10 +69,10 @@ class Run:
         return len(wanted - self.samples.keys()), self.doubled, other
 
 
-def run_engine(python: str, module: str, job: Job, kill: bool, timeout: float) -> Run:
-    """Run a job in a process of its own."""
+def run_engine(python: str, module: str, job: Job, kill: Victim, timeout: float) -> Run:
+    """Run a job in a process of its own; what another run left in its folder stays."""
     out = Path(job.out)
-    out.mkdir(parents=True)
+    out.mkdir(parents=True, exist_ok=True)
     command = [python, "-m", f"benchmarks.engines.{module}", job.to_json()]
     quiet = {
         "RAY_USAGE_STATS_ENABLED": "0",
@@ -77,7 +81,7 @@ def run_engine(python: str, module: str, job: Job, kill: bool, timeout: float) -
         "PYTHONUNBUFFERED": "1",
     }
     alike = {"RAY_worker_niceness": "0"}  # Ray gives its workers less of a shared machine than others give theirs
-    with (out / "log").open("wb") as log:
+    with (out / "log").open("ab") as log:
         process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
@@ -97,7 +101,7 @@ def run_engine(python: str, module: str, job: Job, kill: bool, timeout: float) -
     return run.read()
 
 
-def _watch(process: subprocess.Popen[bytes], tree: ProcessTree, run: Run, kill: bool, deadline: float) -> Run:
+def _watch(process: subprocess.Popen[bytes], tree: ProcessTree, run: Run, kill: Victim, deadline: float) -> Run:
     assert process.stdout is not None
     lines: queue.Queue[bytes | None] = queue.Queue()
     threading.Thread(target=_read, args=(process.stdout, lines), daemon=True).start()
@@ -112,8 +116,11 @@ def _watch(process: subprocess.Popen[bytes], tree: ProcessTree, run: Run, kill: 
                 _, event, moment = line.decode().split()
                 times[event] = float(moment)
         if kill and not run.killed and (victim := _victim(run.job)):
-            os.kill(victim, signal.SIGKILL)
             run.killed = True
+            if kill == "everything":
+                tree.end()
+                break
+            os.kill(victim, signal.SIGKILL)
         if time.monotonic() > deadline:
             run.problem = "hangs: "
             break
@@ -126,10 +133,15 @@ def _watch(process: subprocess.Popen[bytes], tree: ProcessTree, run: Run, kill: 
 
 def _victim(job: Job) -> int:
     """The model worker that has begun the most rows, once enough rows have been begun; 0 before."""
-    begun = {}
-    with suppress(FileNotFoundError):
-        begun = {int(mark.name): mark.stat().st_size for mark in (Path(job.out) / "workers").iterdir()}
+    begun = _begun(job)
     return max(begun, key=lambda pid: begun[pid]) if sum(begun.values()) >= KILL_AT * job.rows else 0
+
+
+def _begun(job: Job) -> dict[int, int]:
+    """Process -> rows that its models began with."""
+    with suppress(FileNotFoundError):
+        return {int(mark.name): mark.stat().st_size for mark in (Path(job.out) / "workers").iterdir()}
+    return {}
 
 
 def _read(stream: IO[bytes], lines: queue.Queue[bytes | None]) -> None:

@@ -6,7 +6,7 @@ import tarfile
 import pytest
 
 from benchmarks.engines import work
-from benchmarks.engines.__main__ import Found, check, fate, plain, table
+from benchmarks.engines.__main__ import Found, again, check, fate, plain, table
 from benchmarks.engines.running import Run, run_engine
 from benchmarks.engines.work import Job, Models
 from benchmarks.process_tree import Memory
@@ -81,6 +81,13 @@ def test_the_table_counts_what_lies_between_the_runs(truth, tmp_path):
     assert fate(result, truth).startswith("aborted, 0 of")
 
 
+def test_what_is_begun_again_after_everything_was_killed_is_counted(truth, tmp_path):
+    run = written(tmp_path)
+    Models(run.job).began(24 + 8)
+    assert again(Found(resumed=run.read()), truth) == "0 lost, 0 doubled, 0 different; 8 of 24 rows again"
+    assert again(Found(), truth) == "not run"
+
+
 def test_toy_samples_are_readable_pictures(tmp_path):
     run = written(tmp_path, rows=8)
     with tarfile.open(next((tmp_path / "shards").glob("*.tar"))) as tar:
@@ -91,8 +98,20 @@ def test_toy_samples_are_readable_pictures(tmp_path):
 @pytest.mark.slow
 def test_a_killed_worker_of_this_projects_driver_loses_nothing(tmp_path):
     _, truth = plain(1.0, 64, 4)
-    run = run_engine(sys.executable, "on_l2i", Job(str(tmp_path / "out"), 48, **SMALL), kill=True, timeout=200)
+    run = run_engine(sys.executable, "on_l2i", Job(str(tmp_path / "out"), 48, **SMALL), kill="worker", timeout=200)
     assert (run.problem, run.killed) == ("", True)
     assert run.compare(truth) == (0, 0, 0)
     assert run.peak.shared > 0 < run.peak.anonymous
     assert run.cpu > 0 < run.wall
+
+
+@pytest.mark.slow
+def test_everything_killed_costs_this_projects_driver_open_shards_only(tmp_path):
+    _, truth = plain(1.0, 64, 4)
+    job = Job(str(tmp_path / "out"), 96, **SMALL | {"cost_ms": 40.0})
+    first = run_engine(sys.executable, "on_l2i", job, kill="everything", timeout=200)
+    assert first.killed
+    run = run_engine(sys.executable, "on_l2i", job, kill="", timeout=200)
+    assert run.problem == ""
+    assert run.compare(truth) == (0, 0, 0)
+    assert 0 < run.begun - 96 < first.begun  # finished shards are not begun again
