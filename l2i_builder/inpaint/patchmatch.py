@@ -8,6 +8,7 @@ patches, which are near to everything, win everywhere.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 
 import cv2
 import numpy as np
@@ -52,6 +53,7 @@ class PatchmatchInpainter:
         cv2.setNumThreads(threads)
         self.digest = ALGORITHMS["patchmatch"]
         self._seed = seed
+        _warm_up()
 
     def __call__(self, images: np.ndarray, holes: np.ndarray) -> np.ndarray:
         """See ``Inpainter``. An image that is all hole becomes its own mean colour."""
@@ -65,6 +67,14 @@ class PatchmatchInpainter:
                 seen, there = np.ascontiguousarray(image[near]), np.ascontiguousarray(hole[near])
                 image[near] = even_seam(seen, _fill(seen, there, halvings, self._seed)[0], there)
         return filled
+
+
+@cache
+def _warm_up() -> None:
+    """Compile the loops, or load what was compiled, when models are loaded: not in the first batch."""
+    hole = np.zeros((32, 32), bool)
+    hole[8:16, 8:16] = True
+    _fill(np.zeros((32, 32, 3), np.uint8), hole, 1, 0)
 
 
 def neighbourhood(hole: np.ndarray, grid: int = 1) -> tuple[slice, slice]:

@@ -13,6 +13,7 @@ from textures import disc, texture
 
 from l2i_builder.config import Inpaint
 from l2i_builder.errors import ConfigError, WeightsError
+from l2i_builder.inpaint import field
 from l2i_builder.inpaint.inpainter import Inpainter, make_inpainter
 from l2i_builder.inpaint.patchmatch import neighbourhood
 from l2i_builder.weights.registry import file_sha256
@@ -135,6 +136,11 @@ class TestPatchmatch:
         assert 10 * np.log10(255**2 / np.mean(error**2)) > 20
         assert gradient(filled)[hole].mean() > 0.85 * gradient(image)[hole].mean()
         np.testing.assert_array_equal(filled[~hole], image[~hole])
+
+    def test_loading_it_compiles_its_loops(self) -> None:
+        self.make()
+        for loop in (field._scatter, field._inherit, field._search, field._vote, field._spread):
+            assert len(loop.signatures) == 1, loop  # one more would be compiled in the middle of a run
 
     def test_the_seed_decides(self) -> None:
         image, hole = texture(0, 128, 128)[None], disc(128, 128, 30)[None]
