@@ -80,8 +80,9 @@ def redact(url: str) -> str:
     a validity check."""
     if "@" not in url and "%40" not in url and "\uff20" not in url:  # also keeps _CUT_USERINFO from trying every colon
         return url
-    url = _CUT_USERINFO.sub(r"\1***@", _INNER_USERINFO.sub(r"\1***@", url), count=1)
-    return _USERINFO.sub(r"\1***@", url, count=1)
+    hidden = _CUT_USERINFO.sub(r"\1***@", _INNER_USERINFO.sub(r"\1***@", url), count=1)
+    hidden = _USERINFO.sub(r"\1***@", hidden, count=1)
+    return hidden if hidden == url else redact(hidden)  # what is hidden may have stood between two that belong together
 
 
 def check_url(url: str, max_bytes: int = 8192, exempt: Collection[str] = ()) -> URL:
