@@ -17,6 +17,7 @@ from l2i_builder.output.manifest import RunManifest, claim
 from l2i_builder.output.shards import wids_index
 from l2i_builder.run.cluster import Parts
 from l2i_builder.run.inline import run_inline
+from l2i_builder.splits import Splits, draw_splits
 
 THRESHOLDS = ("judge.mask.threshold=0.3", "judge.inpainting.threshold=0.5")
 LOOSE = ("judge.mask.threshold=0.05", "judge.inpainting.threshold=0.1")
@@ -67,3 +68,11 @@ def tiny_stages(config: Config, names: list[str], device: str = "cpu", threads: 
     """Toy models, and the project's own judges."""
     judges = [stages.JudgeMaskStage(config, device, 1), stages.JudgeInpaintingStage(config, device, 1)]
     return [ToySegment(config), judges[0], ToyInpaint(config), judges[1], stages.EncodeStage(config, device, 1)]
+
+
+def split_toy_run(folder: Path) -> str:
+    """Build toy samples, some of the audit slice, and draw train, test and la; returns the output folder."""
+    out = folder / "out"
+    toy_run(folder, out, "ingest.audit_rate=0.4", "judge.mask.threshold=0.3", rows=60)
+    draw_splits(str(out), Splits(test=0.3, la=0.7, radius=0))  # toy pictures look alike
+    return str(out)

@@ -6,11 +6,10 @@ import shutil
 from pathlib import Path
 
 import pytest
-from finished_toy import toy_run
+from finished_toy import split_toy_run, toy_run
 
 from l2i_builder.errors import ConfigError, OutputError
 from l2i_builder.publish.release import Options, publish
-from l2i_builder.splits import Splits, draw_splits
 from model.config import Data
 from model.data import Loader, Place
 from model.evaluation.reference import Reference
@@ -22,10 +21,7 @@ SPLITS = ("train", "test", "la")
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> str:
-    folder = tmp_path_factory.mktemp("run")
-    toy_run(folder, folder / "out", "ingest.audit_rate=0.4", "judge.mask.threshold=0.3", rows=60)
-    draw_splits(str(folder / "out"), Splits(test=0.3, la=0.7, radius=0))  # toy pictures look alike
-    return str(folder / "out")
+    return split_toy_run(tmp_path_factory.mktemp("run"))
 
 
 @pytest.fixture(scope="module")

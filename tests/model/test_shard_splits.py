@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from finished_toy import toy_run
+from finished_toy import split_toy_run, toy_run
 
 from l2i_builder.errors import ConfigError
 from l2i_builder.output.shards import read_members
-from l2i_builder.splits import Splits, draw_splits, read_splits
+from l2i_builder.splits import read_splits
 from model.evaluation.reference import Reference
 from model.shard_selection import Selection
 from model.shard_set import find_shards, selected
@@ -17,10 +17,7 @@ from model.shard_set import find_shards, selected
 
 @pytest.fixture(scope="module")
 def out(tmp_path_factory: pytest.TempPathFactory) -> str:
-    folder = tmp_path_factory.mktemp("split")
-    toy_run(folder, folder / "out", "ingest.audit_rate=0.4", "judge.mask.threshold=0.3", rows=60)
-    draw_splits(str(folder / "out"), Splits(test=0.3, la=0.7, radius=0))  # toy pictures look alike
-    return str(folder / "out")
+    return split_toy_run(tmp_path_factory.mktemp("split"))
 
 
 def keys(location: str, selection: Selection | None = None) -> set[str]:
