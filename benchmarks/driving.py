@@ -8,7 +8,7 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -74,8 +74,11 @@ def tree_cpu() -> Counter[str]:
     return total
 
 
-def run_on_ray(config: Config, parts: Parts) -> tuple[Spent, Layout]:
-    """Run all shards of ``config`` with the real driver. Raises SystemExit where rows are missing."""
+def run_on_ray(config: Config, parts: Parts, tell: Callable[[str], None] = lambda _: None) -> tuple[Spent, Layout]:
+    """Run all shards of ``config`` with the real driver. ``tell`` hears "loaded", and "done" before Ray is ended.
+
+    Raises SystemExit where rows are missing.
+    """
     import ray
 
     before = tree_cpu()
@@ -88,15 +91,17 @@ def run_on_ray(config: Config, parts: Parts) -> tuple[Spent, Layout]:
         driver = Driver(config, layout, "benchmark", progress, parts)
         while any(pool.starting for pool in driver.state().pools):  # noqa: ASYNC110 (nothing to wait for)
             await asyncio.sleep(0.05)
-        loaded, start = tree_cpu(), time.perf_counter()
+        tell("loaded")
+        at_start, start = tree_cpu(), time.perf_counter()
         ends: list[Any] = []
         driver.observer.closed = lambda: ends.extend((time.perf_counter(), tree_cpu()))  # type: ignore[method-assign]
         outcome = await driver.run(shards)
+        tell("done")
         rows = sum(shard.rows for shard in shards)
         if outcome.failed or progress.done != rows:
             raise SystemExit(f"{progress.done} of {rows} rows came through; failed shards: {outcome.failed}")
-        by_kind = {kind: ends[1][kind] - loaded[kind] for kind in KINDS.values()}
-        return Spent(rows, progress.kept, ends[0] - start, by_kind, (loaded - before).total())
+        by_kind = {kind: ends[1][kind] - at_start[kind] for kind in KINDS.values()}
+        return Spent(rows, progress.kept, ends[0] - start, by_kind, (at_start - before).total())
 
     try:
         return asyncio.run(drive()), layout

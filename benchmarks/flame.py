@@ -23,9 +23,10 @@ from benchmarks.venvs import venv
 
 Stack = tuple[str, ...]
 
-# how a frame begins that only such a process has -> what the process is; the plain loop is not wanted
+# how a frame begins that only such a process has -> what the process is; nothing: it is not wanted
 MARKS = {
     "plain_loop (": "",
+    "by_turns (": "",
     "StageWorker.run (": "model actors",
     "Source._run (": "fetch actors",
     "commit_shard (": "commits",

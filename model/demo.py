@@ -36,8 +36,8 @@ CELL = 96  # pixels of the picture that one of them takes
 
 def main(
     out: Annotated[str, typer.Option(help="Output folder.")] = "runs/demo",
-    autoencoder_steps: Annotated[int, typer.Option(help="Optimiser steps.")] = 2000,
-    diffusion_steps: Annotated[int, typer.Option(help="Optimiser steps.")] = 1500,
+    autoencoder_steps: Annotated[int | None, typer.Option(help="Optimiser steps; the preset's if not given.")] = None,
+    diffusion_steps: Annotated[int | None, typer.Option(help="The same.")] = None,
     threads: Annotated[int, typer.Option(help="CPU threads of torch; too many on a busy machine are slower.")] = 2,
     precision: Annotated[str, typer.Option(help="no or bf16; bf16 is faster on CPUs that have it.")] = "bf16",
 ) -> None:
@@ -49,16 +49,11 @@ def main(
     if not (folder / "shards" / "index.json").is_file():
         console.print(f"writing {SCENES:,} toy scenes to {shards}")
         write_run(shards, SCENES)
-    config = load_model_config(
-        "demo",
-        [
-            f"data.shards={shards}",
-            f"train_autoencoder.steps={autoencoder_steps}",
-            f"train_diffusion.steps={diffusion_steps}",
-            *(f"train_{name}.precision='{precision}'" for name in ("autoencoder", "diffusion")),
-        ],
-        out=out,
-    )
+    settings = [f"data.shards={shards}"]
+    for name, steps in (("autoencoder", autoencoder_steps), ("diffusion", diffusion_steps)):
+        settings.append(f"train_{name}.precision='{precision}'")
+        settings += [f"train_{name}.steps={steps}"] * (steps is not None)
+    config = load_model_config("demo", settings, out=out)
     seconds = {}
     for name, train in (("autoencoder", train_autoencoder), ("diffusion", train_diffusion)):
         began = time.monotonic()

@@ -2,8 +2,10 @@
 
 import asyncio
 import os
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 import ray
 from layered_toy import KEEP_ALL, layered_parts
@@ -30,6 +32,18 @@ def local_ray():
     yield
     ray.shutdown()
     os.environ.pop("PYTHONPATH") if path is None else os.environ.update(PYTHONPATH=path)
+
+
+def test_a_local_ray_has_no_process_that_reads_the_workers_logs():
+    def runs(name):
+        living = [child for child in psutil.Process().children() if child.status() != psutil.STATUS_ZOMBIE]
+        return any(name in " ".join(child.cmdline()) for child in living)
+
+    deadline = time.monotonic() + 30
+    while runs("log_monitor.py") and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not runs("log_monitor.py")
+    assert runs("gcs_server")
 
 
 @pytest.fixture(scope="module")
