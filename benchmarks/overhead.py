@@ -115,7 +115,7 @@ def compare(config: Config, light: bool, loops: int, turn: float) -> tuple[Spent
             one.send("go")
         by_turns(sides, turn)
         spent, actors = word.recv()
-    except EOFError:
+    except (EOFError, ConnectionError):
         raise SystemExit("A process ended before its work was done; what it said is above.") from None
     finally:
         for process in processes:

@@ -52,7 +52,7 @@ def _turn(side: Side, seconds: float) -> None:
             assert isinstance(pipe, Connection)
             try:
                 side.found.append(pipe.recv())
-            except EOFError:
+            except (EOFError, ConnectionError):
                 raise SystemExit("A process ended before its work was done; what it said is above.") from None
             side.pipes.remove(pipe)
     side.wall += time.perf_counter() - began
