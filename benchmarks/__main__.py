@@ -20,13 +20,13 @@ from pathlib import Path
 
 # name -> module and arguments, in the order of docs/benchmarks.md
 BENCHMARKS = {
-    "overhead-real": "overhead --models real --images 140",
+    "overhead-real": "overhead --models real --images 420",
     "overhead-light": "overhead --models light --images 2000",
     "flame": "flame --models light --images 800",
     "utilisation-real": "utilisation --models real --images 280",
     "utilisation-paced": "utilisation --models paced --pace-ms 60 --images 3000 --rows-per-shard 500",
     "early-rejection": "early_rejection --images 140",
-    "engines": "engines",
+    "engines": "engines --rows-per-shard 64",
     "naive": "naive",
     "fetch": "fetch_throughput",
     "loader": "loader --shards runs/sample",
