@@ -69,10 +69,10 @@ def test_sides_never_work_at_the_same_time(started):
     by_turns([one, two], 0.1)
     marks = sorted([(moment, 1) for moment in one.found[0]] + [(moment, 2) for part in two.found for moment in part])
     changes = sum(a != b for (_, a), (_, b) in itertools.pairwise(marks))
-    assert 4 <= changes <= 24  # a turn holds dozens of marks: without turns every second one would change sides
+    assert 4 <= changes <= len(marks) / 4  # a turn holds a dozen: without turns every second mark changes sides
     assert len(two.found) == 2
-    assert one.wall >= 0.5
-    assert two.wall >= 0.3
+    assert one.wall > 0.3  # the kernel lets a process run on for some milliseconds after each turn
+    assert two.wall > 0.15
 
 
 def test_afterwards_everything_runs(started):
