@@ -20,7 +20,8 @@ import psutil
 from l2i_builder.config import Config
 from l2i_builder.ingest import planning
 from l2i_builder.output.shards import read_members
-from l2i_builder.run.cluster import Driver, Parts, _make_source, start_ray
+from l2i_builder.run.cluster import Driver, Parts, _make_source
+from l2i_builder.run.connection import start_ray
 from l2i_builder.run.resources import Layout, plan_layout
 from l2i_builder.stages import Stage
 

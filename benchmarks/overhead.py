@@ -29,7 +29,7 @@ import numpy as np
 from benchmarks.driving import Digests, Spent, digest, light_parts, light_stages, run_on_ray, stored_pictures
 from benchmarks.photographs import SAMPLE, PhotographWeb
 from benchmarks.process_tree import ended_by_signal
-from benchmarks.turns import Side, by_turns
+from benchmarks.turns import Side, by_turns, heard
 from l2i_builder.config import Config
 from l2i_builder.configfile import load_config
 from l2i_builder.decode.decoder import DecodeRefusal, decode
@@ -103,7 +103,7 @@ def compare(config: Config, light: bool, loops: int, turn: float) -> tuple[Spent
         processes.append(context.Process(target=target, args=(there, config, light, *more)))
         processes[-1].start()
         there.close()
-        here.recv()  # "loaded"
+        heard(here)  # "loaded"
         return here
 
     try:
@@ -114,9 +114,7 @@ def compare(config: Config, light: bool, loops: int, turn: float) -> tuple[Spent
         for one in words:
             one.send("go")
         by_turns(sides, turn)
-        spent, actors = word.recv()
-    except (EOFError, ConnectionError):
-        raise SystemExit("A process ended before its work was done; what it said is above.") from None
+        spent, actors = heard(word)
     finally:
         for process in processes:
             if sys.exc_info()[0]:

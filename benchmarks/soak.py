@@ -29,7 +29,8 @@ from benchmarks.loopback_web import HOST
 from l2i_builder.config import Config
 from l2i_builder.configfile import load_config
 from l2i_builder.ingest import planning
-from l2i_builder.run.cluster import Driver, Parts, _make_source, start_ray
+from l2i_builder.run.cluster import Driver, Parts, _make_source
+from l2i_builder.run.connection import start_ray
 from l2i_builder.run.resources import plan_layout
 
 KINDS = {"ray::SourceWorker": "fetch actors", "ray::StageWorker": "stage actors", "ray::": "commit tasks, idle workers"}

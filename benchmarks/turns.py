@@ -50,13 +50,18 @@ def _turn(side: Side, seconds: float) -> None:
     while side.pipes and (left := began + seconds - time.perf_counter()) > 0:
         for pipe in wait(side.pipes, timeout=left):
             assert isinstance(pipe, Connection)
-            try:
-                side.found.append(pipe.recv())
-            except (EOFError, ConnectionError):
-                raise SystemExit("A process ended before its work was done; what it said is above.") from None
+            side.found.append(heard(pipe))
             side.pipes.remove(pipe)
     side.wall += time.perf_counter() - began
     _signal(side, signal.SIGSTOP)
+
+
+def heard(pipe: Connection) -> Any:
+    """Return a process's next message. Raises SystemExit where it ended without one."""
+    try:
+        return pipe.recv()
+    except (EOFError, ConnectionError):
+        raise SystemExit("A process ended before its work was done; what it said is above.") from None
 
 
 def _signal(side: Side, number: signal.Signals) -> None:

@@ -100,7 +100,8 @@ class Quiet(Progress):
 
 
 def start(job: Job) -> Callable[[], None]:
-    from l2i_builder.run.cluster import Driver, Parts, start_ray
+    from l2i_builder.run.cluster import Driver, Parts
+    from l2i_builder.run.connection import start_ray
     from l2i_builder.run.resources import plan_layout
     from l2i_builder.run.resume import whole_shards
 

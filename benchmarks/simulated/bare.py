@@ -24,7 +24,8 @@ from l2i_builder.configfile import load_config
 from l2i_builder.ingest.planning import InputShard
 from l2i_builder.output.manifest import ShardManifest
 from l2i_builder.run import cluster as driver_module
-from l2i_builder.run.cluster import Driver, Parts, SourceWorker, StageWorker, start_ray
+from l2i_builder.run.cluster import Driver, Parts, SourceWorker, StageWorker
+from l2i_builder.run.connection import start_ray
 from l2i_builder.run.resources import Layout, plan_layout
 from l2i_builder.sample import Batch, Row
 

@@ -188,12 +188,12 @@ def _run_on_ray(
 ) -> dict[str, str]:
     import ray
 
-    from l2i_builder.run import cluster
+    from l2i_builder.run import cluster, connection
     from l2i_builder.run.resources import plan_layout
 
-    resources = cluster.start_ray(config)
+    resources = connection.start_ray(config)
     try:
-        cluster.check_shared_output(config.out)
+        connection.check_shared_output(config.out)
         layout = plan_layout(config, resources)
 
         async def drive() -> cluster.Outcome:

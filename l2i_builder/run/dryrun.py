@@ -60,7 +60,7 @@ def _resources(config: Config) -> dict[str, float]:
     if config.cluster.address or os.environ.get("RAY_ADDRESS"):
         import ray
 
-        from l2i_builder.run.cluster import start_ray
+        from l2i_builder.run.connection import start_ray
 
         try:
             return start_ray(config)

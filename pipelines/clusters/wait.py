@@ -33,7 +33,7 @@ def nodes(end: float) -> int:
     """Return how many nodes are alive; waits for the head until ``end`` (monotonic seconds)."""
     import ray
 
-    from l2i_builder.run.cluster import start_ray
+    from l2i_builder.run.connection import start_ray
 
     while True:
         try:

@@ -12,7 +12,7 @@ from ray.cluster_utils import Cluster
 from l2i_builder import storage
 from l2i_builder.configfile import load_config
 from l2i_builder.errors import ClusterError
-from l2i_builder.run.cluster import check_shared_output, start_ray
+from l2i_builder.run.connection import check_shared_output, start_ray
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 KINDS = ["commit", "loss of a node", "memory", "pressure", "two drivers", "write", "full disk", "unsteady", "damaged"]

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.slow
 def local_ray(monkeypatch):
     import ray
 
-    from l2i_builder.run.cluster import start_ray
+    from l2i_builder.run.connection import start_ray
 
     path = f"{Path(__file__).parents[1]}:{os.environ.get('PYTHONPATH', '')}"  # the actors find the toy stages there
     monkeypatch.setenv("PYTHONPATH", path)
